@@ -1,0 +1,12 @@
+// The CPU engine for AVX2 and FMA. The target holds for this file only, which includes nothing that
+// the linker could share with others.
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma")
+#define FASTINIT_AVX2
+#define FASTINIT_ISA avx2
+#include "engine.h"
+
+namespace fastinit::cpu {
+extern const FillFunction kAvx2Fill = &avx2::fill_items;
+}
+#endif

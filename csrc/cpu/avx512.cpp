@@ -1,0 +1,13 @@
+// The CPU engine for AVX-512 F, DQ, BW and VL. The target holds for this file only, which includes
+// nothing that the linker could share with others.
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own immintrin.h
+#define FASTINIT_AVX512
+#define FASTINIT_ISA avx512
+#include "engine.h"
+
+namespace fastinit::cpu {
+extern const FillFunction kAvx512Fill = &avx512::fill_items;
+}
+#endif

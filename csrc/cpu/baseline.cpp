@@ -1,0 +1,7 @@
+// The CPU engine for what every machine of the architecture has.
+#define FASTINIT_ISA baseline
+#include "engine.h"
+
+namespace fastinit::cpu {
+extern const FillFunction kBaselineFill = &baseline::fill_items;
+}
