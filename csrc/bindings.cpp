@@ -1,0 +1,151 @@
+// The only pybind11 file: names to functions, and the torch.library registrations. No logic.
+#include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "ops.h"
+
+namespace py = pybind11;
+
+namespace fastinit {
+namespace {
+
+#define FASTINIT_STREAM_SCHEMA                                            \
+  "Generator? generator=None, int[]? key=None, Tensor? key_tensor=None, " \
+  "int[]? global_shape=None, int[]? offsets=None) -> ()"
+
+#define FASTINIT_FOR_EACH_OP(apply) \
+  apply(uniform_) apply(normal_) apply(trunc_normal_) apply(variance_scaling_) apply(sparse_)
+
+// One kernel for all devices; see ops.cpp.
+#define FASTINIT_REGISTER(op) library.impl(#op, TORCH_FN(op));
+// Autograd never sees an initialization.
+#define FASTINIT_FALL_THROUGH(op) library.impl(#op, torch::CppFunction::makeFallthrough());
+
+TORCH_LIBRARY(fastinit, library) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded};
+  library.def("uniform_(Tensor(a!) self, float low, float high, " FASTINIT_STREAM_SCHEMA, tags);
+  library.def(
+      "normal_(Tensor(a!) self, float mean, float std, Tensor? scale=None, " FASTINIT_STREAM_SCHEMA,
+      tags);
+  library.def(
+      "trunc_normal_(Tensor(a!) self, float mean, float std, float low, float high, "
+      "Tensor? scale=None, " FASTINIT_STREAM_SCHEMA,
+      tags);
+  library.def(
+      "variance_scaling_(Tensor(a!) self, str distribution, float gain, Tensor? scale, str "
+      "fan_mode, "
+      "str nonlinearity, float parameter, int[]? in_axis, int[]? out_axis, int[]? batch_axis, "
+      "int groups, " FASTINIT_STREAM_SCHEMA,
+      tags);
+  library.def("sparse_(Tensor(a!) self, float sparsity, float std, " FASTINIT_STREAM_SCHEMA, tags);
+}
+
+TORCH_LIBRARY_IMPL(fastinit, CPU, library){
+    FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER)} TORCH_LIBRARY_IMPL(fastinit, CUDA, library){
+    FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER)} TORCH_LIBRARY_IMPL(fastinit, Meta, library){
+    FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER)} TORCH_LIBRARY_IMPL(fastinit, Autograd, library) {
+  FASTINIT_FOR_EACH_OP(FASTINIT_FALL_THROUGH)
+}
+
+// pybind11 has no caster for optional lists of integers that are only referred to.
+template <class T>
+struct FromPython {
+  using Type = T;
+  static T& view(T& value) { return value; }
+};
+template <>
+struct FromPython<at::OptionalIntArrayRef> {
+  using Type = std::optional<std::vector<int64_t>>;
+  static at::OptionalIntArrayRef view(const Type& value) {
+    return value.has_value() ? at::OptionalIntArrayRef(*value) : std::nullopt;
+  }
+};
+
+template <class Result, class Call, class... Args>
+auto from_python(const Call& call, Result (*)(Args...)) {
+  return [call](typename FromPython<Args>::Type... args) -> Result {
+    const py::gil_scoped_release release;
+    return call(FromPython<Args>::view(args)...);
+  };
+}
+
+// The quick way to an operator from Python: through the dispatcher, past torch.ops.
+template <class... Args, class... Extra>
+void bind_operator(py::module_& module, const char* name, void (*signature)(Args...),
+                   const Extra&... extra) {
+  const std::string full = std::string("fastinit::") + name;
+  const auto handle =
+      c10::Dispatcher::singleton().findSchemaOrThrow(full.c_str(), "").typed<void(Args...)>();
+  const auto call = [handle](Args... args) { handle.call(args...); };
+  module.def(name, from_python(call, signature), extra...);
+}
+
+py::dict build_info() {
+  py::dict info;
+  const char* names[cpu::kMaxInstructionSets];
+  const int count = cpu::instruction_sets(names);
+  info["stream_version"] = kStreamVersion;
+  info["torch"] = TORCH_VERSION;
+  info["cuda"] = py::none();
+  info["cuda_architectures"] = py::none();
+  info["instruction_sets"] = std::vector<std::string>(names, names + count);
+  info["instruction_set"] = cpu::instruction_set();
+  info["threads"] = at::get_num_threads();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+#define FASTINIT_STREAM_DEFAULTS                                            \
+  py::arg("generator") = py::none(), py::arg("key") = py::none(),           \
+  py::arg("key_tensor") = py::none(), py::arg("global_shape") = py::none(), \
+  py::arg("offsets") = py::none()
+
+  using py::arg;
+  bind_operator(module, "uniform_", &uniform_, arg("self"), arg("low"), arg("high"),
+                FASTINIT_STREAM_DEFAULTS);
+  bind_operator(module, "normal_", &normal_, arg("self"), arg("mean"), arg("std"),
+                arg("scale") = py::none(), FASTINIT_STREAM_DEFAULTS);
+  bind_operator(module, "trunc_normal_", &trunc_normal_, arg("self"), arg("mean"), arg("std"),
+                arg("low"), arg("high"), arg("scale") = py::none(), FASTINIT_STREAM_DEFAULTS);
+  bind_operator(module, "variance_scaling_", &variance_scaling_, arg("self"), arg("distribution"),
+                arg("gain"), arg("scale"), arg("fan_mode"), arg("nonlinearity"), arg("parameter"),
+                arg("in_axis"), arg("out_axis"), arg("batch_axis"), arg("groups"),
+                FASTINIT_STREAM_DEFAULTS);
+  bind_operator(module, "sparse_", &sparse_, arg("self"), arg("sparsity"), arg("std"),
+                FASTINIT_STREAM_DEFAULTS);
+
+  module.def("calculate_gain", &calculate_gain, arg("nonlinearity"), arg("parameter"));
+  module.def("fans", from_python(&fans, &fans), arg("shape"), arg("in_axis"), arg("out_axis"),
+             arg("batch_axis"), arg("groups"));
+  module.def("philox", &philox_block, arg("counter"), arg("key"));
+  module.def(
+      "child_key",
+      static_cast<std::pair<uint64_t, uint64_t> (*)(uint64_t, uint64_t, uint64_t)>(&child_key),
+      arg("seed"), arg("offset"), arg("index"));
+  module.def("stream_version", [] { return kStreamVersion; });
+  module.def("build_info", &build_info);
+  module.def("instruction_sets", [] {
+    const char* names[cpu::kMaxInstructionSets];
+    const int count = cpu::instruction_sets(names);
+    return std::vector<std::string>(names, names + count);
+  });
+  module.def(
+      "force_instruction_set",
+      [](const std::optional<std::string>& name) {
+        TORCH_CHECK_VALUE(cpu::force_instruction_set(name.value_or("").c_str()),
+                          "this machine or build has no instruction set '", *name, "'");
+      },
+      arg("name"));
+}
+
+}  // namespace fastinit

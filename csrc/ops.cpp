@@ -1,0 +1,492 @@
+// The only file that knows tensors: every validation, the choice of the device's generator and
+// backend, and the layout of a tensor as the engines see it. One function serves CPU, CUDA and
+// meta, so that a refusal is the same everywhere. What an element is worth, the core says.
+#include "ops.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/MemoryOverlap.h>
+#include <ATen/Parallel.h>
+#include <ATen/Utils.h>
+#include <c10/util/Exception.h>
+#include <c10/util/SmallVector.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <limits>
+#include <mutex>
+#include <string>
+
+#include "core/distributions.h"
+#include "core/sparse.h"
+#include "kernels.h"
+
+namespace fastinit {
+namespace {
+
+using at::IntArrayRef;
+using at::Tensor;
+
+// ---------------------------------------------------------------------------------- names to enums
+
+FanMode fan_mode_from(std::string_view name) {
+  std::string lower(name);
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (lower == "fan_in") return FanMode::kFanIn;
+  if (lower == "fan_out") return FanMode::kFanOut;
+  if (lower == "fan_avg") return FanMode::kFanAvg;
+  TORCH_CHECK_VALUE(false, "Mode ", lower,
+                    " not supported, please use one of ['fan_in', 'fan_out', 'fan_avg']");
+}
+
+Nonlinearity nonlinearity_from(std::string_view name) {
+  for (const char* linear : {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
+                             "conv_transpose2d", "conv_transpose3d"}) {
+    if (name == linear) return Nonlinearity::kLinear;
+  }
+  if (name == "sigmoid") return Nonlinearity::kSigmoid;
+  if (name == "tanh") return Nonlinearity::kTanh;
+  if (name == "relu") return Nonlinearity::kRelu;
+  if (name == "leaky_relu") return Nonlinearity::kLeakyRelu;
+  if (name == "selu") return Nonlinearity::kSelu;
+  TORCH_CHECK_VALUE(false, "Unsupported nonlinearity ", name);
+}
+
+Distribution distribution_from(std::string_view name) {
+  if (name == "uniform") return Distribution::kUniform;
+  if (name == "normal") return Distribution::kNormal;
+  if (name == "truncated_normal") return Distribution::kTruncNormal;
+  TORCH_CHECK_VALUE(false, "distribution must be 'uniform', 'normal' or 'truncated_normal', got '",
+                    name, "'");
+}
+
+// The storage type, and whether elements are pairs of it.
+std::pair<DType, bool> dtype_from(const char* op, at::ScalarType type) {
+  switch (type) {
+    case at::kHalf:
+      return {DType::kFloat16, false};
+    case at::kBFloat16:
+      return {DType::kBFloat16, false};
+    case at::kFloat:
+      return {DType::kFloat32, false};
+    case at::kDouble:
+      return {DType::kFloat64, false};
+    case at::kFloat8_e4m3fn:
+      return {DType::kFloat8E4M3, false};
+    case at::kFloat8_e5m2:
+      return {DType::kFloat8E5M2, false};
+    case at::kComplexFloat:
+      return {DType::kFloat32, true};
+    case at::kComplexDouble:
+      return {DType::kFloat64, true};
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(
+          false, "fastinit.", op, ": tensor has dtype ", type,
+          ", which has no random fill; use float16, bfloat16, float32, float64, float8_e4m3fn, "
+          "float8_e5m2, complex64 or complex128");
+  }
+}
+
+double largest_finite(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return 65504.0;
+    case DType::kBFloat16:
+      return 0x1.fep127;
+    case DType::kFloat32:
+      return std::numeric_limits<float>::max();
+    case DType::kFloat8E4M3:
+      return 448.0;
+    case DType::kFloat8E5M2:
+      return 57344.0;
+    default:
+      return std::numeric_limits<double>::max();
+  }
+}
+
+// --------------------------------------------------------------------------------------- fans
+
+// Which axes a layer sums over, produces, and merely repeats; by default those of Linear and Conv.
+struct Axes {
+  at::OptionalIntArrayRef in, out, batch;
+};
+
+c10::SmallVector<AxisRole, kMaxDims> axis_roles(int64_t ndim, const Axes& axes) {
+  TORCH_CHECK_VALUE(
+      ndim >= 2, "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions");
+  c10::SmallVector<AxisRole, kMaxDims> roles(ndim, AxisRole::kReceptive);
+  const auto assign = [&](IntArrayRef named, AxisRole role, const char* name) {
+    for (const int64_t axis : named) {
+      TORCH_CHECK_VALUE(-ndim <= axis && axis < ndim, name, " holds ", axis, ", but a tensor of ",
+                        ndim, " dimensions has axes ", -ndim, " to ", ndim - 1);
+      AxisRole& held = roles[axis < 0 ? axis + ndim : axis];
+      TORCH_CHECK_VALUE(
+          held == AxisRole::kReceptive, name, " holds ", axis,
+          ", which in_axis, out_axis or batch_axis already names; name each axis once");
+      held = role;
+    }
+  };
+  assign(axes.in.value_or(IntArrayRef{1}), AxisRole::kIn, "in_axis");
+  assign(axes.out.value_or(IntArrayRef{0}), AxisRole::kOut, "out_axis");
+  assign(axes.batch.value_or(IntArrayRef{}), AxisRole::kBatch, "batch_axis");
+  return roles;
+}
+
+FanSpec fan_spec(IntArrayRef shape, const Axes& axes, int64_t groups) {
+  const auto ndim = static_cast<int64_t>(shape.size());
+  const auto roles = axis_roles(ndim, axes);
+  TORCH_CHECK_VALUE(groups >= 1 && shape[0] % groups == 0, "groups is ", groups,
+                    ", which does not divide the first axis (", shape[0],
+                    "), where a grouped convolution keeps all its groups");
+  FanSpec spec;
+  spec.groups = groups;
+  for (int64_t k = 0; k < ndim; ++k) {
+    int at = spec.ndim;
+    if (ndim > kMaxDims && k > 0) {  // fold the axes of equal role
+      for (at = 1; at < spec.ndim && spec.role[at] != roles[k]; ++at) {
+      }
+    }
+    if (at == spec.ndim) {
+      spec.role[at] = roles[k];
+      spec.size[at] = 1;
+      ++spec.ndim;
+    }
+    spec.size[at] *= shape[k];
+  }
+  return spec;
+}
+
+// ------------------------------------------------------------------------------------- layouts
+
+// One dimension of a tensor as the engines see it.
+struct Dim {
+  int64_t size, stride;
+  uint64_t global_stride;
+};
+using Dims = c10::SmallVector<Dim, 2 * kMaxDims>;
+
+// Element indices of real numbers, two a complex element, must fit 64 bits without sign.
+int64_t checked_numel(IntArrayRef shape) {
+  int64_t numel = 1;
+  for (const int64_t size : shape) {
+    TORCH_CHECK_VALUE(!__builtin_mul_overflow(numel, size, &numel), "a tensor of shape ", shape,
+                      " has more than 2^63 - 1 elements; fill it in smaller tensors");
+  }
+  return numel;
+}
+
+// `self` as the rectangle at `offsets` of a tensor of `global_shape`, real numbers throughout, its
+// dimensions merged as far as both memory and stream allow.
+Dims merged_dims(const Tensor& self, IntArrayRef global_shape, bool complex) {
+  Dims dims;
+  const int64_t unit = complex ? 2 : 1;
+  auto global_stride = static_cast<uint64_t>(unit);
+  if (complex) dims.push_back({2, 1, 1});
+  for (int64_t k = self.dim() - 1; k >= 0; --k) {
+    const Dim dim{self.size(k), self.stride(k) * unit, global_stride};
+    global_stride *= static_cast<uint64_t>(global_shape[k]);
+    if (dim.size == 1) continue;
+    if (!dims.empty() && dim.stride == dims.back().stride * dims.back().size &&
+        dim.global_stride == dims.back().global_stride * static_cast<uint64_t>(dims.back().size)) {
+      dims.back().size *= dim.size;
+    } else {
+      dims.push_back(dim);
+    }
+  }
+  // The engines want a last dimension that the stream runs along.
+  if (dims.empty() || dims.front().global_stride != 1) dims.insert(dims.begin(), {1, 1, 1});
+  std::reverse(dims.begin(), dims.end());
+  return dims;
+}
+
+// Calls fill(spec) once, or once a slice where there are more dimensions than a Layout holds.
+template <class Fill>
+void for_each_layout(FillSpec spec, const Dims& dims, size_t first, int64_t item_size,
+                     const Fill& fill) {
+  if (dims.size() - first > kMaxDims) {
+    const Dim& dim = dims[first];
+    for (int64_t i = 0; i < dim.size; ++i) {
+      for_each_layout(spec, dims, first + 1, item_size, fill);
+      spec.data = static_cast<char*>(spec.data) + dim.stride * item_size;
+      spec.layout.start += dim.global_stride;
+    }
+    return;
+  }
+  Layout& layout = spec.layout;
+  layout.numel = 1;
+  layout.ndim = static_cast<int32_t>(dims.size() - first);
+  for (int k = 0; k < layout.ndim; ++k) {
+    const Dim& dim = dims[first + k];
+    layout.size[k] = dim.size;
+    layout.stride[k] = dim.stride;
+    layout.global_stride[k] = dim.global_stride;
+    layout.numel *= dim.size;
+  }
+  fill(spec);
+}
+
+// -------------------------------------------------------------------------------------- keys
+
+StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
+  auto* cpu = at::get_generator_or_default<at::CPUGeneratorImpl>(
+      generator, at::detail::getDefaultCPUGenerator());
+  const std::lock_guard<std::mutex> lock(cpu->mutex_);
+  StreamKey key;
+  key.seed = cpu->random64();
+  key.offset = cpu->random64();
+  return key;
+}
+
+StreamKey key_from_tensor(const Tensor& key) {
+  TORCH_CHECK_TYPE(key.scalar_type() == at::kUInt64, "key has dtype ", key.scalar_type(),
+                   "; a key tensor holds [seed, offset] as uint64");
+  TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "key has shape ", key.sizes(),
+                    "; a key tensor holds [seed, offset], shape (2,)");
+  const Tensor host = key.cpu().contiguous();
+  const auto* words = static_cast<const uint64_t*>(host.const_data_ptr());
+  return {words[0], words[1]};
+}
+
+// -------------------------------------------------------------------------------------- fills
+
+constexpr int64_t kUnitItems = 4096;       // threads begin at multiples of this many elements
+constexpr int64_t kGrainElements = 32768;  // below it a thread costs more than it saves
+
+void fill_cpu(const FillSpec& spec) {
+  const cpu::WorkSize work = cpu::work_size(spec);
+  if (work.items * work.elements_per_item <= kGrainElements) {
+    return cpu::fill(spec, 0, work.items);
+  }
+  const int64_t unit = work.elements_per_item == 1 ? kUnitItems : 1;
+  const int64_t grain = std::max<int64_t>(1, kGrainElements / (unit * work.elements_per_item));
+  at::parallel_for(0, (work.items + unit - 1) / unit, grain, [&](int64_t begin, int64_t end) {
+    cpu::fill(spec, begin * unit, std::min(end * unit, work.items));
+  });
+}
+
+double scale_factor(const Tensor& self, const std::optional<Tensor>& scale) {
+  if (!scale.has_value()) return 1.0;
+  TORCH_CHECK_VALUE(scale->dim() == 0, "gain or std is a tensor of shape ", scale->sizes(),
+                    "; give a number or a 0-dim tensor");
+  TORCH_CHECK_TYPE(at::isFloatingType(scale->scalar_type()), "gain or std is a tensor of dtype ",
+                   scale->scalar_type(), "; give a floating point one");
+  TORCH_CHECK_VALUE(scale->device() == self.device(), "gain or std is a tensor on ",
+                    scale->device(), ", but the tensor to fill is on ", self.device(),
+                    "; move it there");
+  return self.is_meta() || self.numel() == 0 ? 1.0 : scale->item<double>();
+}
+
+// The bounds, as the stock initializers check them.
+void check_law(const Law& law, DType dtype, const char* op) {
+  const bool has_fan = law.fan.mode != FanMode::kNone;
+  double std = law.std, low = law.low, high = law.high;
+  if (has_fan) {
+    std = std_of(law.fan);
+    high = std::sqrt(3.0) * std;
+    low = -high;
+  }
+  if (law.distribution == Distribution::kUniform) {
+    TORCH_CHECK(low <= high, op, " expects to return a [from, to) range, but found from=", low,
+                " > to=", high);
+    const double most = largest_finite(dtype);
+    TORCH_CHECK(-most <= low && low <= most, "from is out of bounds for the tensor's dtype: found ",
+                low, ", largest finite value ", most);
+    TORCH_CHECK(-most <= high && high <= most, "to is out of bounds for the tensor's dtype: found ",
+                high, ", largest finite value ", most);
+    TORCH_CHECK(high - low <= most, op, " expects to-from <= ", most, ", but found to=", high,
+                " and from=", low, " which result in to-from to exceed the limit");
+    return;
+  }
+  TORCH_CHECK(has_fan || std::isfinite(law.mean), "normal expects a finite mean, but found mean ",
+              law.mean);
+  TORCH_CHECK(std >= 0.0 && std::isfinite(std), "normal expects std >= 0.0, but found std ", std);
+  if (law.distribution == Distribution::kTruncNormal && !has_fan) {
+    TORCH_CHECK_VALUE(std > 0.0, op, ": std must not be zero");
+    TORCH_CHECK(low <= high, op, " expects a <= b, but found a=", low, " > b=", high);
+  }
+}
+
+struct Stream {
+  const std::optional<at::Generator>& generator;
+  at::OptionalIntArrayRef key;
+  const std::optional<Tensor>& key_tensor;
+  at::OptionalIntArrayRef global_shape;
+  at::OptionalIntArrayRef offsets;
+};
+
+// The global shape, after checking the region against the tensor.
+IntArrayRef checked_global_shape(const Tensor& self, const Stream& stream) {
+  if (!stream.global_shape.has_value()) return self.sizes();
+  TORCH_CHECK_VALUE(stream.offsets.has_value(), "a region needs offsets beside its global_shape");
+  const IntArrayRef global = *stream.global_shape, offsets = *stream.offsets;
+  TORCH_CHECK_VALUE(
+      global.size() == static_cast<size_t>(self.dim()) && offsets.size() == global.size(),
+      "region has global_shape ", global, " and offsets ", offsets, ", but the tensor has shape ",
+      self.sizes(), "; all three need the same number of dimensions");
+  for (int64_t k = 0; k < self.dim(); ++k) {
+    TORCH_CHECK_VALUE(
+        0 <= offsets[k] && offsets[k] <= global[k] && self.size(k) <= global[k] - offsets[k],
+        "region at offsets ", offsets, " of global_shape ", global,
+        " does not contain a tensor of shape ", self.sizes(), " (dimension ", k, ")");
+  }
+  return global;
+}
+
+// Fills `self` under `law`. `complete` may look at the global shape and finish the spec.
+template <class Complete>
+void fill(const char* op, const Tensor& self, Law law, const std::optional<Tensor>& scale,
+          const Stream& stream, const Complete& complete) {
+  const int keys =
+      stream.generator.has_value() + stream.key.has_value() + stream.key_tensor.has_value();
+  TORCH_CHECK_VALUE(keys <= 1, "generator and key exclude each other; give one of them");
+  FillSpec spec;
+  std::tie(spec.dtype, law.complex) = dtype_from(op, self.scalar_type());
+  if (self.is_meta() && self.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return;
+  const IntArrayRef global_shape = checked_global_shape(self, stream);
+  const bool empty = checked_numel(global_shape) == 0;
+  spec.law = law;
+  complete(spec, global_shape);
+  if (!empty) check_law(spec.law, spec.dtype, op);
+  const double factor = scale_factor(self, scale);
+  if (spec.law.fan.mode == FanMode::kNone) {
+    spec.law.std *= factor;
+  } else {
+    spec.law.fan.gain *= factor;
+  }
+  if (scale.has_value() && !empty) check_law(spec.law, spec.dtype, op);
+  if (stream.key.has_value()) {
+    TORCH_CHECK_VALUE(stream.key->size() == 2, "key has ", stream.key->size(),
+                      " numbers; it holds [seed, offset]");
+  }
+  if (self.is_meta() || empty) return;
+  at::assert_no_internal_overlap(self);
+  TORCH_CHECK(self.is_cpu(), "fastinit.", op, ": the tensor is on ", self.device(),
+              ", but this fastinit was built without CUDA; rebuild it where the CUDA toolkit is: "
+              "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
+
+  if (stream.key.has_value()) {
+    spec.key = {static_cast<uint64_t>((*stream.key)[0]), static_cast<uint64_t>((*stream.key)[1])};
+  } else if (stream.key_tensor.has_value()) {
+    spec.key = key_from_tensor(*stream.key_tensor);
+  } else {
+    spec.key = key_from_generator(stream.generator);
+  }
+  if (self.numel() == 0) return;  // an empty shard, which has used the generator like any other
+  if (spec.sparse.zeros > 0) spec.sparse.key = child_key(spec.key, 0);
+
+  const Dims dims = merged_dims(self, global_shape, law.complex);
+  if (stream.offsets.has_value()) {
+    uint64_t stride = law.complex ? 2 : 1;
+    for (int64_t k = self.dim() - 1; k >= 0; --k) {
+      spec.layout.start += stride * static_cast<uint64_t>((*stream.offsets)[k]);
+      stride *= static_cast<uint64_t>(global_shape[k]);
+    }
+  }
+  self.unsafeGetTensorImpl()->bump_version();
+  spec.data = self.mutable_data_ptr();
+  const auto item_size = static_cast<int64_t>(self.element_size()) / (law.complex ? 2 : 1);
+  for_each_layout(spec, dims, 0, item_size, fill_cpu);
+}
+
+void keep(FillSpec& /*spec*/, IntArrayRef /*global_shape*/) {}
+
+}  // namespace
+
+#define FASTINIT_STREAM \
+  Stream { generator, key, key_tensor, global_shape, offsets }
+
+void uniform_(const Tensor& self, double low, double high, FASTINIT_STREAM_ARGUMENTS) {
+  Law law;
+  law.distribution = Distribution::kUniform;
+  law.low = low;
+  law.high = high;
+  fill("uniform_", self, law, std::nullopt, FASTINIT_STREAM, keep);
+}
+
+void normal_(const Tensor& self, double mean, double std, const std::optional<Tensor>& scale,
+             FASTINIT_STREAM_ARGUMENTS) {
+  Law law;
+  law.distribution = Distribution::kNormal;
+  law.mean = mean;
+  law.std = std;
+  fill("normal_", self, law, scale, FASTINIT_STREAM, keep);
+}
+
+void trunc_normal_(const Tensor& self, double mean, double std, double low, double high,
+                   const std::optional<Tensor>& scale, FASTINIT_STREAM_ARGUMENTS) {
+  Law law;
+  law.distribution = Distribution::kTruncNormal;
+  law.mean = mean;
+  law.std = std::abs(std);  // the law depends on its square alone
+  law.low = low;
+  law.high = high;
+  fill("trunc_normal_", self, law, scale, FASTINIT_STREAM, keep);
+}
+
+void variance_scaling_(const Tensor& self, std::string_view distribution, double gain,
+                       const std::optional<Tensor>& scale, std::string_view mode,
+                       std::string_view nonlinearity, double parameter,
+                       at::OptionalIntArrayRef in_axis, at::OptionalIntArrayRef out_axis,
+                       at::OptionalIntArrayRef batch_axis, int64_t groups,
+                       FASTINIT_STREAM_ARGUMENTS) {
+  const Axes axes{in_axis, out_axis, batch_axis};
+  Law law;
+  law.fan.mode = fan_mode_from(mode);
+  axis_roles(self.dim(), axes);
+  law.distribution = distribution_from(distribution);
+  law.fan.nonlinearity = nonlinearity_from(nonlinearity);
+  const auto complete = [&](FillSpec& spec, IntArrayRef shape) {
+    FanSpec fan = fan_spec(shape, axes, groups);
+    fan.mode = spec.law.fan.mode;
+    fan.nonlinearity = spec.law.fan.nonlinearity;
+    fan.parameter = parameter;
+    fan.gain = gain;
+    spec.law.fan = fan;
+  };
+  fill("variance_scaling_", self, law, scale, FASTINIT_STREAM, complete);
+}
+
+void sparse_(const Tensor& self, double sparsity, double std, FASTINIT_STREAM_ARGUMENTS) {
+  TORCH_CHECK_VALUE(self.dim() == 2, "Only tensors with 2 dimensions are supported");
+  Law law;
+  law.distribution = Distribution::kNormal;
+  law.std = std;
+  const auto complete = [&](FillSpec& spec, IntArrayRef shape) {
+    TORCH_CHECK_VALUE(std::isfinite(sparsity), "sparsity is ", sparsity,
+                      "; give the fraction of zeros in a column, 0 to 1");
+    TORCH_CHECK_VALUE(shape[0] <= kMaxSparseRows, "a matrix of ", shape[0],
+                      " rows is too tall for sparse_, which takes 2^32 at most");
+    const double zeros = std::ceil(sparsity * static_cast<double>(shape[0]));
+    spec.sparse.rows = shape[0];
+    spec.sparse.cols = shape[1];
+    spec.sparse.zeros = static_cast<int64_t>(std::clamp(zeros, 0.0, static_cast<double>(shape[0])));
+  };
+  fill("sparse_", self, law, std::nullopt, FASTINIT_STREAM, complete);
+}
+
+double calculate_gain(std::string_view nonlinearity, double parameter) {
+  return gain_of(nonlinearity_from(nonlinearity), parameter);
+}
+
+std::pair<int64_t, int64_t> fans(IntArrayRef shape, at::OptionalIntArrayRef in_axis,
+                                 at::OptionalIntArrayRef out_axis,
+                                 at::OptionalIntArrayRef batch_axis, int64_t groups) {
+  const Fans result = fans_of(fan_spec(shape, {in_axis, out_axis, batch_axis}, groups));
+  return {result.in, result.out};
+}
+
+std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
+                                     const std::array<uint32_t, 2>& key) {
+  const auto block = philox(PhiloxBlock<uint64_t>{counter[0], counter[1], counter[2], counter[3]},
+                            KeySchedule(key[0] | uint64_t{key[1]} << 32));
+  return {static_cast<uint32_t>(block.x0), static_cast<uint32_t>(block.x1),
+          static_cast<uint32_t>(block.x2), static_cast<uint32_t>(block.x3)};
+}
+
+std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index) {
+  const StreamKey child = child_key(StreamKey{seed, offset}, index);
+  return {child.seed, child.offset};
+}
+
+}  // namespace fastinit
