@@ -1,0 +1,89 @@
+"""Reproducible weight initialization for PyTorch.
+
+Every value of every tensor is a pure function of a key and of its place in the tensor. See
+`fastinit.init` for what the functions share.
+"""
+
+from typing import Any
+
+from fastinit import init
+from fastinit._extension import native as _native
+from fastinit._keys import Key
+from fastinit._regions import Region
+from fastinit.init import (
+    calculate_gain,
+    constant,
+    constant_,
+    dirac,
+    dirac_,
+    eye,
+    eye_,
+    kaiming_normal,
+    kaiming_normal_,
+    kaiming_uniform,
+    kaiming_uniform_,
+    lecun_normal_,
+    lecun_uniform_,
+    normal,
+    normal_,
+    ones_,
+    orthogonal,
+    orthogonal_,
+    sparse,
+    sparse_,
+    trunc_normal_,
+    uniform,
+    uniform_,
+    variance_scaling_,
+    xavier_normal,
+    xavier_normal_,
+    xavier_uniform,
+    xavier_uniform_,
+    zeros_,
+)
+
+__all__ = [
+    "STREAM_VERSION",
+    "Key",
+    "Region",
+    "__version__",
+    "build_info",
+    "calculate_gain",
+    "constant",
+    "constant_",
+    "dirac",
+    "dirac_",
+    "eye",
+    "eye_",
+    "init",
+    "kaiming_normal",
+    "kaiming_normal_",
+    "kaiming_uniform",
+    "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
+    "normal",
+    "normal_",
+    "ones_",
+    "orthogonal",
+    "orthogonal_",
+    "sparse",
+    "sparse_",
+    "trunc_normal_",
+    "uniform",
+    "uniform_",
+    "variance_scaling_",
+    "xavier_normal",
+    "xavier_normal_",
+    "xavier_uniform",
+    "xavier_uniform_",
+    "zeros_",
+]
+
+__version__ = "0.1.0"
+STREAM_VERSION: int = _native.stream_version()
+
+
+def build_info() -> dict[str, Any]:
+    """What was built and what runs: versions, torch, CUDA, instruction sets, threads."""
+    return {"version": __version__, "stream_version": STREAM_VERSION, **_native.build_info()}

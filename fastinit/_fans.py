@@ -1,0 +1,132 @@
+"""Python's share of fans and gains: reading the arguments as torch.nn.init reads them.
+
+Owns the types and defaults of `nonlinearity`, `a`, `mode`, `gain`, `std` and the fan axes. The
+gain table, the fan count and the validation of values live in the compiled core; nothing here may
+repeat them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+from fastinit._extension import at_compile_time, native
+
+Axes: TypeAlias = int | Sequence[int]
+FanArguments: TypeAlias = tuple[
+    tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None, int
+]
+
+_NN_INIT_FANS: FanArguments = (None, None, None, 1)  # the core's defaults, 1, 0 and ()
+_KAIMING_MODES = ["fan_in", "fan_out"]
+_DEFAULT_SLOPE = 0.01  # torch.nn.LeakyReLU's and nn.init's
+
+
+class ZeroScaleError(ValueError, ZeroDivisionError):
+    """A std, fan or group count of zero: a bad value, by which torch.nn.init divides."""
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    r"""The gain that keeps the variance of signals through a nonlinearity.
+
+    Formula: 1 for linear, conv{1,2,3}d, conv_transpose{1,2,3}d and sigmoid; 5/3 for tanh; sqrt(2)
+    for relu; sqrt(2 / (1 + param^2)) for leaky_relu; 3/4 for selu.
+
+    Source: He et al. 2015, equations 10 and 15 (relu, leaky_relu); the others are the values of
+    `torch.nn.init.calculate_gain`.
+
+    Args:
+        nonlinearity: its name in `torch.nn.functional`.
+        param: the negative slope of leaky_relu (default 0.01); other nonlinearities ignore it.
+
+    Returns:
+        The gain, a dimensionless number.
+
+    Raises:
+        ValueError: an unknown nonlinearity, or a slope that is not a number.
+
+    Example:
+        >>> import fastinit
+        >>> fastinit.calculate_gain("leaky_relu", 1.0)
+        1.0
+    """
+    name, parameter = gain_arguments(nonlinearity, param)
+    gain = _gain(name, parameter)
+    # nn.init returns the int 1 for the linear maps and sigmoid, a float for all others.
+    return 1 if gain == 1.0 and name != "leaky_relu" else gain
+
+
+@at_compile_time
+def _gain(name: str, parameter: float) -> float:
+    gain: float = native.calculate_gain(name, parameter)
+    return gain
+
+
+def gain_arguments(nonlinearity: str, param: object) -> tuple[str, float]:
+    """(name, parameter) for the core; only leaky_relu looks at its parameter."""
+    if nonlinearity != "leaky_relu":
+        # Anything but a name is for the core to refuse by its text, as nn.init does.
+        return str(nonlinearity), 0.0
+    if isinstance(param, (int, float)) and not isinstance(param, bool):
+        return nonlinearity, param
+    if param is None:
+        return nonlinearity, _DEFAULT_SLOPE
+    raise ValueError(f"negative_slope {param} not a valid number")
+
+
+def kaiming_mode(mode: str) -> str:
+    """`mode`, refusing the fan_avg that the core knows and nn.init's Kaiming functions do not."""
+    if mode in _KAIMING_MODES:
+        return mode
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a str, got {mode!r}; please use one of {_KAIMING_MODES}")
+    if mode.lower() in _KAIMING_MODES:
+        return mode.lower()
+    raise ValueError(f"Mode {mode.lower()} not supported, please use one of {_KAIMING_MODES}")
+
+
+def number(name: str, value: float | Tensor) -> float:
+    """`value` as a float; waits for the device of a tensor."""
+    if isinstance(value, float):
+        return value
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a number, got {value!r}; pass a float")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"{name} must be a number, got {value!r} ({type(value).__name__}); pass a float"
+        ) from None
+
+
+def scaled(name: str, value: float | Tensor) -> tuple[float, Tensor | None]:
+    """(factor, None) for a number, (1, tensor) for a 0-dim tensor that the kernel reads itself."""
+    if isinstance(value, float):
+        return value, None
+    if isinstance(value, Tensor):
+        return 1.0, value
+    return number(name, value), None
+
+
+def fan_arguments(in_axis: Axes, out_axis: Axes, batch_axis: Axes, groups: int) -> FanArguments:
+    """The axes as tuples, and groups, as the core takes them."""
+    if in_axis == 1 and out_axis == 0 and batch_axis == () and groups == 1:
+        return _NN_INIT_FANS
+    if type(groups) is not int:
+        raise TypeError(f"groups must be an int, got {groups!r}; pass the layer's group count")
+    return (
+        _axes("in_axis", in_axis),
+        _axes("out_axis", out_axis),
+        _axes("batch_axis", batch_axis),
+        groups,
+    )
+
+
+def _axes(name: str, axes: Axes) -> tuple[int, ...]:
+    if type(axes) is int:
+        return (axes,)
+    if not isinstance(axes, Iterable) or not all(type(axis) is int for axis in axes):
+        raise TypeError(f"{name} must be an int or a sequence of ints, got {axes!r}")
+    return tuple(axes)

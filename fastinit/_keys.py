@@ -1,0 +1,239 @@
+"""Keys: 128 bits that decide every value of a tensor.
+
+Owns `Key`, the conversion of the `generator`, `key` and `region` arguments into what the compiled
+operators take, and the one place where a draw that names no key gets one. Must not know any
+distribution. The derivation of child keys follows Salmon et al., "Parallel random numbers: as easy
+as 1, 2, 3" (SC'11): a counter-based generator turns (key, index) into an independent key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastinit._extension import at_compile_time, native
+from fastinit._regions import Region
+
+_MASK64 = (1 << 64) - 1
+_SIGN64 = 1 << 63
+
+Stream: TypeAlias = tuple[
+    torch.Generator | None,
+    tuple[int, int] | None,
+    Tensor | None,
+    tuple[int, ...] | None,
+    tuple[int, ...] | None,
+]
+
+
+def _word(name: str, value: object, remedy: str) -> int:
+    """`value` mod 2^64; a TypeError naming the argument if it is no integer."""
+    if not isinstance(value, bool):
+        if isinstance(value, int):
+            return value & _MASK64
+        if isinstance(value, Integral):  # NumPy's
+            return int(value) & _MASK64
+    raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__}); {remedy}")
+
+
+@at_compile_time
+def _child(seed: int, offset: int, index: int) -> tuple[int, int]:
+    pair: tuple[int, int] = native.child_key(seed, offset, index)
+    return pair
+
+
+@at_compile_time
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A reproducible source of values: the same key gives the same tensor, everywhere.
+
+    Formula: element i of a tensor is a function of `philox(seed, offset + i // 4)` alone (two
+    elements to a counter step in float64). It has the meaning of a `torch.func._random` key.
+
+    Source: Salmon et al., SC'11, section 3 (Philox4x32-10).
+
+    Args:
+        seed: an integer, taken mod 2^64.
+        offset: where in the seed's sequence to start, in counter steps, taken mod 2^64.
+
+    Raises:
+        TypeError: seed or offset is not an integer (a bool is not one here).
+
+    Reproducibility: a Key is a value. It is frozen, hashable, picklable, and drawing with it
+    changes nothing: two draws with one key are equal. Take `fold_in` or `split` for fresh ones.
+
+    Example:
+        >>> import torch, fastinit
+        >>> key = fastinit.Key(7).fold_in("decoder.weight")
+        >>> w = fastinit.normal_(torch.empty(2, 3), key=key)
+        >>> torch.equal(w, fastinit.normal_(torch.empty(2, 3), key=key))
+        True
+    """
+
+    seed: int
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        remedy = "any integer will do, it is taken mod 2**64"
+        object.__setattr__(self, "seed", _word("seed", self.seed, remedy))
+        object.__setattr__(self, "offset", _word("offset", self.offset, remedy))
+
+    def fold_in(self, data: int | str) -> Key:
+        """The child key that `data`, an index or a name, stands for.
+
+        Args:
+            data: an integer, taken mod 2^64, or a name, which stands for the little-endian
+                64-bit integer of the 8-byte BLAKE2b digest of its UTF-8 bytes.
+
+        Returns:
+            Child number `data`: `fold_in(i) == split(n)[i]` for every n > i.
+
+        Raises:
+            TypeError: data is neither an integer nor a string.
+
+        Example:
+            >>> import fastinit
+            >>> fastinit.Key(0).fold_in("wte") == fastinit.Key(0).fold_in("wpe")
+            False
+        """
+        if isinstance(data, str):
+            index = _digest(data)
+        else:
+            index = _word("data", data, "fold in an int or a str")
+        return Key(*_child(self.seed, self.offset, index))
+
+    def split(self, n: int) -> tuple[Key, ...]:
+        """The first n child keys.
+
+        Args:
+            n: how many, at least 0.
+
+        Returns:
+            A tuple of n keys, independent of each other and of this one.
+
+        Raises:
+            TypeError: n is not an integer.
+            ValueError: n is negative.
+
+        Example:
+            >>> import fastinit
+            >>> a, b = fastinit.Key(0).split(2)
+        """
+        if not isinstance(n, Integral) or isinstance(n, bool):
+            raise TypeError(f"n must be an int, got {n!r} ({type(n).__name__}); pass a count")
+        if n < 0:
+            raise ValueError(f"n must be at least 0, got {n}; pass how many keys to make")
+        return tuple(Key(*_child(self.seed, self.offset, i)) for i in range(n))
+
+    def to_tensor(self, device: torch.device | str | None = None) -> Tensor:
+        """Make a uint64 tensor `[seed, offset]`, a key for `torch.func._random` as well.
+
+        Args:
+            device: where to put it (default: torch's default device).
+
+        Returns:
+            A uint64 tensor of shape (2,).
+        """
+        return torch.tensor([self.seed, self.offset], dtype=torch.uint64, device=device)
+
+    @classmethod
+    def from_tensor(cls, tensor: Tensor) -> Key:
+        """The key a uint64 tensor `[seed, offset]` holds; waits for the tensor's device.
+
+        Args:
+            tensor: uint64, shape (2,), such as `Key.to_tensor` or `torch.func._random.key` makes.
+
+        Returns:
+            The key.
+
+        Raises:
+            TypeError: not a tensor, or not of dtype uint64.
+            ValueError: another shape, or a meta tensor, which has no values.
+        """
+        remedy = "pass a uint64 tensor [seed, offset] of shape (2,)"
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensor must be a Tensor, got {type(tensor).__name__}; {remedy}")
+        if tensor.dtype != torch.uint64:
+            raise TypeError(f"tensor must have dtype torch.uint64, got {tensor.dtype}; {remedy}")
+        if tensor.shape != (2,):
+            raise ValueError(f"tensor must have shape (2,), got {tuple(tensor.shape)}; {remedy}")
+        if tensor.is_meta:
+            raise ValueError(f"tensor must hold values, got a meta tensor; {remedy}")
+        seed, offset = tensor.tolist()
+        return cls(seed, offset)
+
+
+KeyLike: TypeAlias = Key | int | Tensor
+
+
+def missing_key(tensor: Tensor) -> KeyLike | None:
+    """The key of a draw into `tensor` that names neither key nor generator.
+
+    None stands for the default generator of the tensor's device.
+    """
+    return None
+
+
+def stream(
+    tensor: Tensor,
+    generator: torch.Generator | None,
+    key: KeyLike | None,
+    region: Region | None,
+) -> Stream | tuple[torch.Generator | None]:
+    """The last arguments of every compiled fill, from the public ones.
+
+    Args:
+        tensor: the tensor to fill.
+        generator, key, region: as the user gave them.
+
+    Returns:
+        (generator, signed (seed, offset), key tensor, global shape, offsets), or (generator,)
+        where the rest would be None.
+
+    Raises:
+        TypeError: key or region is of another type than documented.
+        ValueError: both key and generator are given.
+    """
+    if key is None:
+        if generator is None:
+            key = missing_key(tensor)
+    elif generator is not None:
+        raise ValueError(
+            f"key and generator exclude each other, got key={key!r} and a generator; pass one"
+        )
+    if key is None and region is None:
+        return (generator,)
+    words, key_tensor = _key_arguments(key)
+    if region is None:
+        return generator, words, key_tensor, None, None
+    if not isinstance(region, Region):
+        raise TypeError(
+            f"region must be a fastinit.Region, got {region!r} ({type(region).__name__}); "
+            "pass fastinit.Region(global_shape, offsets)"
+        )
+    return generator, words, key_tensor, region.global_shape, region.offsets
+
+
+def _key_arguments(key: KeyLike | None) -> tuple[tuple[int, int] | None, Tensor | None]:
+    if key is None:
+        return None, None
+    if isinstance(key, Tensor):
+        return None, key
+    if isinstance(key, Key):
+        return (_signed(key.seed), _signed(key.offset)), None
+    remedy = "pass a fastinit.Key, an int, or a uint64 tensor of shape (2,)"
+    return (_signed(_word("key", key, remedy)), 0), None
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of a uint64: what an operator schema can carry."""
+    return word - (1 << 64) if word & _SIGN64 else word

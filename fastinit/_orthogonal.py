@@ -1,0 +1,96 @@
+"""Orthogonal matrices: normal values from the stream, factorised by torch.linalg.
+
+Owns `orthogonal_`, the one initializer whose elements depend on one another. Must not know how the
+normal values are made.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.overrides import has_torch_function_unary
+
+from fastinit._extension import delegate, ops
+from fastinit._fans import scaled
+from fastinit._keys import KeyLike, stream
+from fastinit._regions import Region, nothing_to_fill
+
+
+def orthogonal_(
+    tensor: Tensor,
+    gain: float = 1,
+    generator: torch.Generator | None = None,
+    *,
+    key: KeyLike | None = None,
+    region: Region | None = None,
+) -> Tensor:
+    """Fill the tensor with a (semi-)orthogonal matrix, uniform among all of its shape.
+
+    Formula: gain Q diag(sign(diag R)), with Q R the factors of a standard normal matrix; the rows
+    or the columns, whichever are fewer, are orthonormal. Dimensions beyond the first are one.
+
+    Source: Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear
+    neural networks" (2014); the signs from Mezzadri, "How to generate random matrices from the
+    classical compact groups" (2007), section 5.
+
+    Args:
+        tensor, generator, key, region: see `fastinit.init`; at least 2 dimensions. With a region,
+            the whole global matrix is factorised to cut the region out of it.
+        gain: a factor, as a float or a 0-dim tensor on the tensor's device.
+
+    Returns: the tensor.
+
+    Raises: ValueError for fewer than 2 dimensions; others as in `fastinit.init`.
+
+    Reproducibility: the normal matrix is the same bit for bit; the factorisation is LAPACK's or
+        cuSOLVER's, so the last bits may differ between devices. Sharding changes nothing. Narrow
+        dtypes are the float32 matrix, rounded.
+
+    Example:
+        >>> import torch, fastinit
+        >>> w = fastinit.orthogonal_(torch.empty(3, 5), key=0)
+        >>> torch.allclose(w @ w.T, torch.eye(3), atol=1e-5)
+        True
+    """
+    if has_torch_function_unary(tensor):
+        return delegate(orthogonal_, tensor, gain=gain, generator=generator, key=key, region=region)
+    if tensor.ndim < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    if tensor.is_meta or (tensor.numel() == 0 and nothing_to_fill(region)):
+        return tensor
+    factor, scale = scaled("gain", gain)
+    draw = (0.0, 1.0, None, *stream(tensor, generator, key, None))
+    with torch.no_grad():
+        _check(tensor, scale, region)
+        if region is None:
+            matrix = _orthogonal_matrix(tensor, tensor.shape, draw)
+        else:
+            matrix = _orthogonal_matrix(tensor, torch.Size(region.global_shape), draw)
+            for dim, (offset, extent) in enumerate(zip(region.offsets, tensor.shape, strict=True)):
+                matrix = matrix.narrow(dim, offset, extent)
+        tensor.copy_(matrix.mul_(factor if scale is None else scale))
+    return tensor
+
+
+def _check(tensor: Tensor, scale: Tensor | None, region: Region | None) -> None:
+    """Refuse before the draw what a fill would: the operators check what they need not fill."""
+    ops().normal_(tensor.new_empty(0), 0.0, 1.0, scale)
+    if region is not None:
+        meta = torch.empty_like(tensor, device="meta")
+        ops().normal_(meta, 0.0, 1.0, None, *stream(meta, None, 0, region))
+
+
+def _orthogonal_matrix(like: Tensor, shape: torch.Size, draw: tuple[object, ...]) -> Tensor:
+    """A new tensor of this shape, orthogonal as a matrix of shape[0] rows.
+
+    In float32 where LAPACK knows nothing of the dtype of `like`.
+    """
+    wide = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+    dtype = like.dtype if like.dtype in wide else torch.float32
+    normal = torch.empty(shape[0], shape[1:].numel(), dtype=dtype, device=like.device)
+    ops().normal_(normal, *draw)
+    lying = normal.shape[0] < normal.shape[1]
+    q, r = torch.linalg.qr(normal.mT if lying else normal)
+    q.mul_(r.diagonal().sgn())
+    matrix: Tensor = q.mT if lying else q
+    return matrix.reshape(shape)
