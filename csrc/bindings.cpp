@@ -48,12 +48,10 @@ TORCH_LIBRARY(fastinit, library) {
   library.def("sparse_(Tensor(a!) self, float sparsity, float std, " FASTINIT_STREAM_SCHEMA, tags);
 }
 
-TORCH_LIBRARY_IMPL(fastinit, CPU, library){
-    FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER)} TORCH_LIBRARY_IMPL(fastinit, CUDA, library){
-    FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER)} TORCH_LIBRARY_IMPL(fastinit, Meta, library){
-    FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER)} TORCH_LIBRARY_IMPL(fastinit, Autograd, library) {
-  FASTINIT_FOR_EACH_OP(FASTINIT_FALL_THROUGH)
-}
+TORCH_LIBRARY_IMPL(fastinit, CPU, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
+TORCH_LIBRARY_IMPL(fastinit, CUDA, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
+TORCH_LIBRARY_IMPL(fastinit, Meta, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
+TORCH_LIBRARY_IMPL(fastinit, Autograd, library) { FASTINIT_FOR_EACH_OP(FASTINIT_FALL_THROUGH); }
 
 // pybind11 has no caster for optional lists of integers that are only referred to.
 template <class T>

@@ -456,7 +456,7 @@ void sparse_(const Tensor& self, double sparsity, double std, FASTINIT_STREAM_AR
     TORCH_CHECK_VALUE(std::isfinite(sparsity), "sparsity is ", sparsity,
                       "; give the fraction of zeros in a column, 0 to 1");
     TORCH_CHECK_VALUE(shape[0] <= kMaxSparseRows, "a matrix of ", shape[0],
-                      " rows is too tall for sparse_, which takes 2^32 at most");
+                      " rows is too tall for sparse_, which takes 2^32 - 1 at most");
     const double zeros = std::ceil(sparsity * static_cast<double>(shape[0]));
     spec.sparse.rows = shape[0];
     spec.sparse.cols = shape[1];

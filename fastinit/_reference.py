@@ -251,8 +251,8 @@ def sparse_zeros(
 
     Column j sends row i to `pi_j(i)` and loses it if that is below `zeros`. `pi_j` repeats a
     bijection of the b-bit numbers, 2^b >= rows, until it arrives at a row again; the bijection is
-    eight rounds of adding, multiplying by an odd number and a xor-shift, with the words of block j
-    of the stream of `child_key(key, 0)`.
+    twelve rounds of adding, multiplying by an odd number and a xor-shift, with numbers hashed from
+    the words of block j of the stream of `child_key(key, 0)`.
 
     Args:
         key: (seed, offset) of the fill.
@@ -268,10 +268,14 @@ def sparse_zeros(
     arrived = np.zeros(row.shape, dtype=bool)
     while not arrived.all():
         y = x
-        for turn in range(8):
-            word = words[..., turn % 4] >> np.uint64(0 if turn < 4 else 11)
-            odd = (word >> np.uint64(15) | word << np.uint64(17)) & LOW_32 | np.uint64(1)
-            y = ((y + word) & LOW_32) * odd & mask
+        for turn in range(12):
+            number = words[..., turn % 4] + np.uint64(0x9E3779B9 * (turn + 1) & 0xFFFFFFFF)
+            number &= LOW_32
+            for right, multiplier in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+                number = (number ^ number >> np.uint64(right)) * np.uint64(multiplier) & LOW_32
+            number ^= number >> np.uint64(15)
+            odd = (number >> np.uint64(16) | number << np.uint64(16)) & LOW_32 | np.uint64(1)
+            y = ((y + number) & LOW_32) * odd & mask
             y = y ^ y >> shift
         x = np.where(arrived, x, y)
         arrived = x < rows

@@ -70,21 +70,24 @@ def fit(name, precision, degree, lo, hi, function, weight, sweeps=4):
 
     def errors(coefficients):
         values = (evaluate(coefficients, x) for x in xs)
-        return [abs(w * (t - v)) for w, t, v in zip(weights, targets, values)]
+        return [abs(w * (t - v)) for w, t, v in zip(weights, targets, values, strict=True)]
 
     best = mpf("inf")
     lawson = [mpf(1)] * size
     for _ in range(sweeps):
-        squares = [q * w * w for q, w in zip(lawson, weights)]
-        columns = list(zip(*powers))
+        squares = [q * w * w for q, w in zip(lawson, weights, strict=True)]
+        columns = list(zip(*powers, strict=True))
         trial = (
-            [sum(s * x for s, x in zip(squares, column)) for column in columns],
-            [sum(s * t * x for s, t, x in zip(squares, targets, c)) for c in columns[: degree + 1]],
+            [sum(s * x for s, x in zip(squares, column, strict=True)) for column in columns],
+            [
+                sum(s * t * x for s, t, x in zip(squares, targets, c, strict=True))
+                for c in columns[: degree + 1]
+            ],
         )
         sizes = errors(solve(*trial, [], 0, degree))
         if max(sizes) < best:
             best, (moments, sides) = max(sizes), trial
-        lawson = [q * (e / best + mpf("0.02")) for q, e in zip(lawson, sizes)]
+        lawson = [q * (e / best + mpf("0.02")) for q, e in zip(lawson, sizes, strict=True)]
 
     rounded = []
     for low in range(degree + 1):

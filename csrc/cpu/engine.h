@@ -30,6 +30,10 @@ FASTINIT_HD void draw_blocks(const ResolvedLaw<Scalar<F>>& law, const PhiloxBloc
 // Steps whose Philox rounds go side by side; more would spill registers.
 constexpr int kInStep = kPackBytes == 64 ? 4 : 2;
 
+// Rows of a mask whose permutations go side by side, and the elements masked at a time.
+constexpr int kRowsInStep = 4;
+constexpr int64_t kMaskElements = 1 << 16;
+
 template <Distribution distribution, DType dtype>
 struct Filler {
   using Out = Storage<dtype>;
@@ -105,60 +109,97 @@ struct Filler {
     if (count > 0) partial_step(counters[0], 0, count, out);
   }
 
-  // The same with the sparse mask, if there is one.
-  void masked_run(uint64_t index, int64_t count, Code* out) const {
-    run(index, count, out);
-    if (spec.sparse.zeros > 0) zero_masked(index, count, out);
-  }
-
-  __attribute__((noinline)) void zero_masked(uint64_t index, int64_t count, Code* out) const {
-    const int complex = spec.law.complex ? 1 : 0;
-    const uint64_t row_elements = static_cast<uint64_t>(spec.sparse.cols) << complex;
-    const int bits = row_bits(spec.sparse.rows);
-    while (count > 0) {
-      const uint64_t row = index / row_elements, first = index % row_elements;
-      const int64_t in_row = static_cast<int64_t>(row_elements - first);
-      const int64_t n = in_row < count ? in_row : count;
-      for (int64_t j = 0; j < n; j += kLanes32) {
-        zero_masked_columns(row, first + j, complex, bits, n - j < kLanes32 ? n - j : kLanes32,
-                            out + j);
-      }
-      index += n;
-      count -= n;
-      out += n;
-    }
-  }
-
-  void zero_masked_columns(uint64_t row, uint64_t first, int complex, int bits, int64_t count,
-                           Code* out) const {
-    PackU64 even{}, odd{};  // the columns of the even and odd 32-bit lanes
-    for (int i = 0; i < kLanes64; ++i) {
-      even[i] = (first + 2 * i) >> complex;
-      odd[i] = (first + 2 * i + 1) >> complex;
-    }
-    const auto a = philox(counter_block(spec.sparse.key.offset + even), mask_keys);
-    const auto b = philox(counter_block(spec.sparse.key.offset + odd), mask_keys);
-    const PackU32 words[4] = {merge_low_halves(a.x0, b.x0), merge_low_halves(a.x1, b.x1),
-                              merge_low_halves(a.x2, b.x2), merge_low_halves(a.x3, b.x3)};
-    const PackI32 zero = (PackI32)is_sparse_zero(words, splat<PackU32>(static_cast<uint32_t>(row)),
-                                                 spec.sparse.rows, spec.sparse.zeros, bits);
-    for (int i = 0; i < count; ++i) {
-      if (zero[i] != 0) out[i] = 0;
-    }
-  }
-
   // Memory order is stream order in the last dimension: items are elements.
   void fill_runs(int64_t begin, int64_t end) const {
     const Layout& layout = spec.layout;
     const int64_t length = layout.ndim == 0 ? 1 : layout.size[layout.ndim - 1];
     Code* data = static_cast<Code*>(spec.data);
     while (begin < end) {
-      const int64_t rest = length - begin % length;
-      const int64_t count = rest < end - begin ? rest : end - begin;
       const Position position = position_of(layout, begin);
-      masked_run(position.stream, count, data + position.memory);
-      begin += count;
+      const int64_t rest = length - begin % length;
+      int64_t columns = rest < end - begin ? rest : end - begin, rows = 1;
+      if (spec.sparse.zeros > 0) {  // a piece that stays in the cache until it has been masked
+        if (columns > kMaskElements) columns = kMaskElements;
+        if (columns == length && layout.ndim == 2) {
+          rows = (end - begin) / length;
+          if (rows * length > kMaskElements) rows = (kMaskElements + length - 1) / length;
+        }
+      }
+      const int64_t stride = rows > 1 ? layout.stride[0] : 0;
+      const uint64_t stream_step = rows > 1 ? layout.global_stride[0] : 0;
+      Code* out = data + position.memory;
+      for (int64_t r = 0; r < rows; ++r) {
+        run(position.stream + static_cast<uint64_t>(r) * stream_step, columns, out + r * stride);
+      }
+      if (rows > 1) {
+        mask_rectangle(position.stream, rows, columns, out, stride);
+      } else {
+        mask_run(position.stream, columns, out);
+      }
+      begin += rows * columns;
     }
+  }
+
+  // Elements of a row of the global matrix, real numbers.
+  int64_t row_elements() const { return spec.sparse.cols * (spec.law.complex ? 2 : 1); }
+
+  // Masks consecutive elements, if there is a mask: the end of a row, whole rows, the start of one.
+  void mask_run(uint64_t index, int64_t count, Code* out) const {
+    while (spec.sparse.zeros > 0 && count > 0) {
+      const int64_t width = row_elements();
+      const auto column = static_cast<int64_t>(index % static_cast<uint64_t>(width));
+      const int64_t columns = width - column < count ? width - column : count;
+      const int64_t rows = columns == width ? count / width : 1;
+      mask_rectangle(index, rows, columns, out, width);
+      index += static_cast<uint64_t>(rows * columns);
+      out += rows * columns;
+      count -= rows * columns;
+    }
+  }
+
+  // Zeroes what the mask zeroes in `rows` x `columns` elements whose first has number `index`.
+  __attribute__((noinline)) void mask_rectangle(uint64_t index, int64_t rows, int64_t columns,
+                                                Code* out, int64_t stride) const {
+    typedef Code Codes __attribute__((vector_size(kLanes32 * sizeof(Code))));
+    const uint64_t first_row = index / static_cast<uint64_t>(row_elements());
+    const uint64_t first_column = index % static_cast<uint64_t>(row_elements());
+    const SparseDomain domain(spec.sparse.rows, spec.sparse.zeros);
+    for (int64_t j = 0; j < columns; j += kLanes32) {
+      const SparseColumn<PackU32> column = sparse_column(first_column + static_cast<uint64_t>(j));
+      const size_t bytes =
+          static_cast<size_t>(columns - j < kLanes32 ? columns - j : kLanes32) * sizeof(Code);
+      for (int64_t r = 0; r < rows; r += kRowsInStep) {
+        PackU32 x[kRowsInStep];
+        for (int i = 0; i < kRowsInStep; ++i) {  // beyond the last row: any row will do
+          x[i] = splat<PackU32>(static_cast<uint32_t>(first_row) +
+                                static_cast<uint32_t>(r + i < rows ? r + i : r));
+        }
+        permute_rows(column, domain, x);
+        for (int i = 0; i < kRowsInStep && r + i < rows; ++i) {
+          const Codes keep = __builtin_convertvector((PackI32)(x[i] >= domain.zeros), Codes);
+          Codes codes{};
+          Code* at = out + (r + i) * stride + j;
+          memcpy(&codes, at, bytes);
+          codes &= keep;  // a code of zeros is a zero
+          memcpy(at, &codes, bytes);
+        }
+      }
+    }
+  }
+
+  // Of the columns that kLanes32 elements of a row, from number `first` on, lie in.
+  FASTINIT_HD SparseColumn<PackU32> sparse_column(uint64_t first) const {
+    const int complex = spec.law.complex ? 1 : 0;
+    PhiloxBlock<PackU64> even{}, odd{};  // of the even and odd 32-bit lanes
+    for (int i = 0; i < kLanes64; ++i) {
+      even.x0[i] = spec.sparse.key.offset + ((first + 2 * i) >> complex);
+      odd.x0[i] = spec.sparse.key.offset + ((first + 2 * i + 1) >> complex);
+    }
+    even = philox(counter_block(even.x0), mask_keys);
+    odd = philox(counter_block(odd.x0), mask_keys);
+    const PackU32 words[4] = {merge_low_halves(even.x0, odd.x0), merge_low_halves(even.x1, odd.x1),
+                              merge_low_halves(even.x2, odd.x2), merge_low_halves(even.x3, odd.x3)};
+    return SparseColumn<PackU32>(words);
   }
 
   // Elsewhere items are tiles, generated along the stream and stored along memory.
@@ -169,11 +210,14 @@ struct Filler {
     for (int64_t item = begin; item < end; ++item) {
       const Tile tile = tiling.tile(item);
       if (tile.row_stream_step == static_cast<uint64_t>(tile.columns)) {
-        masked_run(tile.origin.stream, tile.rows * tile.columns, buffer);
+        run(tile.origin.stream, tile.rows * tile.columns, buffer);
+        mask_run(tile.origin.stream, tile.rows * tile.columns, buffer);
       } else {
         for (int64_t r = 0; r < tile.rows; ++r) {
-          masked_run(tile.origin.stream + static_cast<uint64_t>(r) * tile.row_stream_step,
-                     tile.columns, buffer + r * tile.columns);
+          const uint64_t index =
+              tile.origin.stream + static_cast<uint64_t>(r) * tile.row_stream_step;
+          run(index, tile.columns, buffer + r * tile.columns);
+          mask_run(index, tile.columns, buffer + r * tile.columns);
         }
       }
       for (int64_t c = 0; c < tile.columns; ++c) {
