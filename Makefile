@@ -1,0 +1,85 @@
+# The commands of README.md and CONTRIBUTING.md. All of them install what they need into VENV, except
+# that `make gpu` takes the Python at hand where its torch has CUDA.
+#
+#   PYTHON   makes the virtual environment                  (python3)
+#   VENV     where it is                                    (.venv)
+#   TORCH    what pip installs as torch, options included   (torch==2.13.0)
+#   RESULTS  where `make gpu` writes                        (gpu-results)
+#   PYTEST   arguments for pytest, such as PYTEST="-k uniform -x"
+#   MAX_JOBS how many compilers may run at a time
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench gpu clean
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_CUDA ?= torch==2.14.1
+RESULTS ?= gpu-results
+PYTEST ?=
+
+BIN := $(abspath $(VENV))/bin
+INSTALL := $(BIN)/pip install --quiet
+# Never in isolation: the extension fits only the torch it was built with.
+BUILD := $(INSTALL) --no-build-isolation
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+venv: ## make the virtual environment, with torch and the build tools
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) $(TORCH) "setuptools>=64" wheel ninja pybind11
+
+demo: venv ## build, and run examples/demo.py
+	$(BUILD) ".[demo]"
+	$(BIN)/python examples/demo.py
+
+# In tests/, so that `import fastinit` finds what was installed and not the source folder.
+test: venv ## build, and run the tests
+	$(BUILD) ".[test]"
+	cd tests && $(BIN)/pytest $(PYTEST)
+
+lint: venv ## ruff, mypy, clang-format
+	$(BUILD) ".[dev,test]"
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' |
+	  xargs $(BIN)/clang-format --dry-run -Werror
+
+bench: venv ## build in place, and measure against stock torch on the CPU
+	$(INSTALL) matplotlib numpy scipy
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -m benchmarks run --goals
+
+# Builds in place and needs no package index where PYTHON has a CUDA torch. Everything runs, and the
+# failures are told at the end.
+gpu: ## build with CUDA, run the CUDA tests and the CUDA benchmark, write to RESULTS
+	@python="$(PYTHON)"
+	if ! "$$python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
+	  $(MAKE) venv VENV=.venv-gpu TORCH="$(TORCH_CUDA)"
+	  .venv-gpu/bin/pip install --quiet pytest numpy scipy hypothesis mpmath matplotlib
+	  python=.venv-gpu/bin/python
+	fi
+	mkdir -p "$(RESULTS)"
+	FASTINIT_CUDA=1 "$$python" setup.py build_ext --inplace 2>&1 | tee "$(RESULTS)/build.log"
+	{ nvidia-smi || echo "no nvidia-smi"; } > "$(RESULTS)/machine.txt"
+	"$$python" -c 'import fastinit; print(fastinit.build_info())' | tee -a "$(RESULTS)/machine.txt"
+	failed=""
+	if "$$python" -c 'import pytest' 2> /dev/null; then
+	  "$$python" -m pytest -k cuda --continue-on-collection-errors $(PYTEST) 2>&1 |
+	    tee "$(RESULTS)/tests.log" || failed+=" tests"
+	else
+	  echo "no pytest in $$python: tests left out" | tee "$(RESULTS)/tests.log"
+	fi
+	"$$python" -m benchmarks run --device cuda --goals --output "$(RESULTS)" 2>&1 |
+	  tee "$(RESULTS)/benchmark.log" || failed+=" benchmark"
+	test -z "$$failed" || { echo "FAILED:$$failed" >&2; exit 1; }
+
+clean: ## remove what was built, and the virtual environments
+	rm -rf build dist *.egg-info fastinit/_C*.so .venv .venv-gpu .ci-venv gpu-results
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
