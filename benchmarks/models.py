@@ -1,0 +1,98 @@
+"""A whole model: transformers' LlamaForCausalLM, constructed by stock and by other ways.
+
+A new contender is a line in `BUILDERS`. The ways themselves and the test of the result are those of
+`examples/demo.py`, which is loaded when a case runs; transformers is needed only then.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from benchmarks.goals import Goal, at_least
+from benchmarks.laws import require
+from benchmarks.timing import Contender, Metrics
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+BASELINE = "stock constructor"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Arguments of the demo's `make_config`."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    vocabulary: int
+    tied: bool = True
+
+
+LARGE = Size(2048, 8, 8192, 128256)  # 749 million parameters
+TINY = Size(256, 2, 1024, 2000)
+
+
+# From the demo and its configuration to a model. Goals name contenders; one that is not here yet
+# counts as not measured.
+BUILDERS: dict[str, Callable[[ModuleType, Any], object]] = {
+    BASELINE: lambda demo, config: demo.build_stock(config),
+    "meta + torch.nn.init": lambda demo, config: demo.build_with_stock_fill(config),
+    "meta + fastinit": lambda demo, config: demo.build_with_fastinit(config),
+}
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    size: Size = LARGE
+    goals: tuple[Goal, ...] = (
+        at_least(8.0, BASELINE, "patched"),
+        at_least(14.0, BASELINE, "deferred"),
+    )
+    threads: int = 2
+    baseline: str = field(default=BASELINE)
+
+    @property
+    def name(self) -> str:
+        size = self.size
+        return f"LlamaForCausalLM {size.hidden} x {size.layers}, vocabulary {size.vocabulary}"
+
+    @cached_property
+    def demo(self) -> ModuleType:
+        spec = importlib.util.spec_from_file_location("fastinit_demo", DEMO)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    @cached_property
+    def config(self) -> Any:
+        return self.demo.make_config(**asdict(self.size))
+
+    @cached_property
+    def elements(self) -> int:
+        with torch.device("meta"):
+            model = self.demo.LlamaForCausalLM(self.config)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    @property
+    def bytes(self) -> int:
+        return 4 * self.elements
+
+    def contenders(self) -> list[Contender]:
+        builds = {name: partial(make, self.demo, self.config) for name, make in BUILDERS.items()}
+        return [
+            Contender(name, build, partial(self._check, build), self.threads)
+            for name, build in builds.items()
+        ]
+
+    def _check(self, build: Callable[[], Any]) -> Metrics:
+        refused, _ = self.demo.refused_matrices(build())
+        require(not refused, f"not normally distributed: {', '.join(refused)}")
+        return {}
