@@ -87,10 +87,15 @@ def _orthogonal_matrix(like: Tensor, shape: torch.Size, draw: tuple[object, ...]
     """
     wide = (torch.float32, torch.float64, torch.complex64, torch.complex128)
     dtype = like.dtype if like.dtype in wide else torch.float32
-    normal = torch.empty(shape[0], shape[1:].numel(), dtype=dtype, device=like.device)
+    rows, columns = shape[0], shape[1:].numel()
+    # Column-major, as LAPACK wants it; linalg.qr would also copy R and reorder both factors.
+    if rows < columns:
+        normal = torch.empty(rows, columns, dtype=dtype, device=like.device)
+    else:
+        normal = torch.empty(columns, rows, dtype=dtype, device=like.device).mT
     ops().normal_(normal, *draw)
-    lying = normal.shape[0] < normal.shape[1]
-    q, r = torch.linalg.qr(normal.mT if lying else normal)
-    q.mul_(r.diagonal().sgn())
-    matrix: Tensor = q.mT if lying else q
+    reflectors, scales = torch.geqrf(normal.mT if rows < columns else normal)
+    q = torch.linalg.householder_product(reflectors, scales)
+    q.mul_(reflectors.diagonal().sgn())
+    matrix: Tensor = q.mT if rows < columns else q
     return matrix.reshape(shape)
