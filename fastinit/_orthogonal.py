@@ -6,10 +6,13 @@ normal values are made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
+from fastinit._dtensor import bump_version, is_dtensor, pieces, shared_source
 from fastinit._extension import delegate, ops
 from fastinit._fans import scaled
 from fastinit._keys import KeyLike, stream
@@ -59,28 +62,49 @@ def orthogonal_(
     if tensor.is_meta or (tensor.numel() == 0 and nothing_to_fill(region)):
         return tensor
     factor, scale = scaled("gain", gain)
-    draw = (0.0, 1.0, None, *stream(tensor, generator, key, None))
+    source = stream(tensor, generator, key, region)
     with torch.no_grad():
-        _check(tensor, scale, region)
-        if region is None:
-            matrix = _orthogonal_matrix(tensor, tensor.shape, draw)
+        if is_dtensor(tensor):
+            parts = pieces(tensor)
+            with shared_source(tensor, *source) as shared:
+                _fill_parts(parts, tensor.shape, factor, scale, shared)
+            bump_version(tensor)
         else:
-            matrix = _orthogonal_matrix(tensor, torch.Size(region.global_shape), draw)
-            for dim, (offset, extent) in enumerate(zip(region.offsets, tensor.shape, strict=True)):
-                matrix = matrix.narrow(dim, offset, extent)
-        tensor.copy_(matrix.mul_(factor if scale is None else scale))
+            shape = tensor.shape if region is None else torch.Size(region.global_shape)
+            _fill_parts([(tensor, region)], shape, factor, scale, source[:3])
     return tensor
+
+
+def _fill_parts(
+    parts: Sequence[tuple[Tensor, Region | None]],
+    shape: torch.Size,
+    factor: float,
+    scale: Tensor | None,
+    source: tuple[object, ...],
+) -> None:
+    """Cut the tensors, rectangles of one of this shape, out of one matrix."""
+    first, region = parts[0]
+    _check(first, scale, region)
+    matrix = _orthogonal_matrix(first, shape, source)
+    matrix.mul_(factor if scale is None else scale)
+    for tensor, region in parts:
+        part = matrix
+        if region is not None:
+            for dim, (offset, extent) in enumerate(zip(region.offsets, tensor.shape, strict=True)):
+                part = part.narrow(dim, offset, extent)
+        tensor.copy_(part)
 
 
 def _check(tensor: Tensor, scale: Tensor | None, region: Region | None) -> None:
     """Refuse before the draw what a fill would: the operators check what they need not fill."""
-    ops().normal_(tensor.new_empty(0), 0.0, 1.0, scale)
+    empty = tensor.new_empty(0)
+    ops(empty).normal_(empty, 0.0, 1.0, scale)
     if region is not None:
         meta = torch.empty_like(tensor, device="meta")
-        ops().normal_(meta, 0.0, 1.0, None, *stream(meta, None, 0, region))
+        ops(meta).normal_(meta, 0.0, 1.0, None, *stream(meta, None, 0, region))
 
 
-def _orthogonal_matrix(like: Tensor, shape: torch.Size, draw: tuple[object, ...]) -> Tensor:
+def _orthogonal_matrix(like: Tensor, shape: torch.Size, source: tuple[object, ...]) -> Tensor:
     """A new tensor of this shape, orthogonal as a matrix of shape[0] rows.
 
     In float32 where LAPACK knows nothing of the dtype of `like`.
@@ -93,7 +117,7 @@ def _orthogonal_matrix(like: Tensor, shape: torch.Size, draw: tuple[object, ...]
         normal = torch.empty(rows, columns, dtype=dtype, device=like.device)
     else:
         normal = torch.empty(columns, rows, dtype=dtype, device=like.device).mT
-    ops().normal_(normal, *draw)
+    ops(normal).normal_(normal, 0.0, 1.0, None, *source)
     reflectors, scales = torch.geqrf(normal.mT if rows < columns else normal)
     q = torch.linalg.householder_product(reflectors, scales)
     q.mul_(reflectors.diagonal().sgn())

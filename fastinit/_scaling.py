@@ -94,7 +94,7 @@ def kaiming_uniform_(
     if tensor.numel() == 0 and nothing_to_fill(region):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    ops().variance_scaling_(
+    ops(tensor).variance_scaling_(
         tensor,
         "uniform",
         1.0,
@@ -151,7 +151,7 @@ def kaiming_normal_(
     if tensor.numel() == 0 and nothing_to_fill(region):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    ops().variance_scaling_(
+    ops(tensor).variance_scaling_(
         tensor,
         "normal",
         1.0,
@@ -214,7 +214,7 @@ def xavier_uniform_(
     fans = fan_arguments(in_axis, out_axis, batch_axis, groups)
     if tensor.numel() == 0 and nothing_to_fill(region):
         return _refuse_zero_fans(tensor, fans)
-    ops().variance_scaling_(
+    ops(tensor).variance_scaling_(
         tensor,
         "uniform",
         *scaled("gain", gain),
@@ -268,7 +268,7 @@ def xavier_normal_(
     fans = fan_arguments(in_axis, out_axis, batch_axis, groups)
     if tensor.numel() == 0 and nothing_to_fill(region):
         return _refuse_zero_fans(tensor, fans)
-    ops().variance_scaling_(
+    ops(tensor).variance_scaling_(
         tensor,
         "normal",
         *scaled("gain", gain),

@@ -88,7 +88,7 @@ def variance_scaling_(
         )
     if tensor.numel() == 0 and nothing_to_fill(region):
         return tensor
-    ops().variance_scaling_(
+    ops(tensor).variance_scaling_(
         tensor,
         _DISTRIBUTIONS[distribution],
         *_root(scale),

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
+from fastinit._dtensor import fill_pieces, is_dtensor
 from fastinit._extension import delegate, ops
 from fastinit._fans import ZeroScaleError, calculate_gain, number, scaled
 from fastinit._keys import KeyLike, stream
@@ -116,7 +117,9 @@ def uniform_(
     """
     if has_torch_function_unary(tensor):
         return delegate(uniform_, tensor, a=a, b=b, generator=generator, key=key, region=region)
-    ops().uniform_(tensor, number("a", a), number("b", b), *stream(tensor, generator, key, region))
+    ops(tensor).uniform_(
+        tensor, number("a", a), number("b", b), *stream(tensor, generator, key, region)
+    )
     return tensor
 
 
@@ -157,7 +160,7 @@ def normal_(
             normal_, tensor, mean=mean, std=std, generator=generator, key=key, region=region
         )
     factor, scale = scaled("std", std)
-    ops().normal_(
+    ops(tensor).normal_(
         tensor, number("mean", mean), factor, scale, *stream(tensor, generator, key, region)
     )
     return tensor
@@ -224,7 +227,9 @@ def trunc_normal_(
             )
         if factor == 0:
             raise ZeroScaleError(f"std must be above 0, got {std}; use constant_ for a fixed value")
-    ops().trunc_normal_(tensor, mean, factor, a, b, scale, *stream(tensor, generator, key, region))
+    ops(tensor).trunc_normal_(
+        tensor, mean, factor, a, b, scale, *stream(tensor, generator, key, region)
+    )
     return tensor
 
 
@@ -243,8 +248,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """
     if has_torch_function_unary(tensor):
         return delegate(constant_, tensor, val=val)
-    with torch.no_grad():
-        return tensor.fill_(val)
+    return _fill(tensor, val)
 
 
 def ones_(tensor: Tensor) -> Tensor:
@@ -254,8 +258,7 @@ def ones_(tensor: Tensor) -> Tensor:
         >>> import torch, fastinit
         >>> w = fastinit.ones_(torch.empty(3, 5))
     """
-    with torch.no_grad():
-        return tensor.fill_(1.0)
+    return _fill(tensor, 1.0)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
@@ -265,8 +268,17 @@ def zeros_(tensor: Tensor) -> Tensor:
         >>> import torch, fastinit
         >>> w = fastinit.zeros_(torch.empty(3, 5))
     """
+    if is_dtensor(tensor):
+        return fill_pieces(tensor, lambda local, _: local.zero_())
     with torch.no_grad():
         return tensor.zero_()
+
+
+def _fill(tensor: Tensor, value: float) -> Tensor:
+    if is_dtensor(tensor):
+        return fill_pieces(tensor, lambda local, _: local.fill_(value))
+    with torch.no_grad():
+        return tensor.fill_(value)
 
 
 def eye_(tensor: Tensor) -> Tensor:
@@ -285,9 +297,16 @@ def eye_(tensor: Tensor) -> Tensor:
     """
     if tensor.ndim != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
+    if is_dtensor(tensor):
+        return fill_pieces(tensor, lambda local, region: _fill_eye(local, *region.offsets))
     with torch.no_grad():
-        tensor.zero_().diagonal().fill_(1)  # torch.eye(out=) does not compile for any strides
+        _fill_eye(tensor, 0, 0)
     return tensor
+
+
+def _fill_eye(tensor: Tensor, row: int, column: int) -> None:
+    # torch.eye(out=) does not compile for any strides.
+    tensor.zero_().diagonal(row - column).fill_(1)
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
@@ -315,6 +334,10 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     out_channels = tensor.size(0)
     if out_channels % groups != 0:
         raise ValueError("dim 0 must be divisible by groups")
+    if is_dtensor(tensor):
+        return fill_pieces(
+            tensor, lambda local, region: _fill_dirac(local, region, out_channels // groups)
+        )
     if tensor.is_meta:
         return tensor
     with torch.no_grad():
@@ -324,6 +347,22 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
         per_group = centre.view(groups, out_channels // groups, tensor.size(1))
         per_group.diagonal(dim1=1, dim2=2).fill_(1)
     return tensor
+
+
+def _fill_dirac(tensor: Tensor, region: Region, per_group: int) -> None:
+    """Fill a rectangle of the weight of a convolution with `per_group` out channels a group."""
+    centre = tensor.zero_()
+    row, column, *kernel = region.offsets
+    for extent, offset in zip(region.global_shape[2:], kernel, strict=True):
+        at = extent // 2 - offset
+        if not 0 <= at < centre.size(2):
+            return
+        centre = centre.select(2, at)
+    end = row + centre.size(0)
+    for group in range(row - row % per_group, end, per_group):  # by their first out channels
+        first, last = max(group, row), min(group + per_group, end)
+        ones = centre[first - row : last - row].diagonal(first - group - column)
+        ones.fill_(1)
 
 
 def sparse_(
@@ -362,7 +401,7 @@ def sparse_(
         return delegate(
             sparse_, tensor, sparsity=sparsity, std=std, generator=generator, key=key, region=region
         )
-    ops().sparse_(
+    ops(tensor).sparse_(
         tensor,
         number("sparsity", sparsity),
         number("std", std),
