@@ -11,7 +11,7 @@ import torch
 from conftest import shards
 
 import fastinit
-from fastinit import Region
+from fastinit import _C, Region
 
 SHAPE = (10, 7, 3)
 
@@ -161,3 +161,31 @@ def test_a_slice_of_a_huge_tensor() -> None:
     )
     assert torch.equal(a[1:, 2:], b)
     assert 0 < a.abs().max() < 7 * 2**0.5 / 2**11
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("fill", [fastinit.normal_, lambda t, **k: fastinit.sparse_(t, 0.4, **k)])
+def test_inner_rectangles_of_every_width(fill: Any, dtype: torch.dtype, request: Any) -> None:
+    """Short rows are generated several at a time: no width, offset or stride may matter."""
+    shape = (301, 1100)
+    whole = fill(torch.empty(shape, dtype=dtype), key=5)
+    request.addfinalizer(lambda: _C.force_instruction_set(None))
+    for isa in _C.instruction_sets():
+        _C.force_instruction_set(isa)
+        for width in (1, 3, 8, 17, 32, 33, 64, 131, 513, 1023, 1025):
+            for offset in (0, 1, 6, 74):
+                width = min(width, shape[1] - offset)
+                cut = whole[2:, offset : offset + width]
+                region = Region(shape, (2, offset))
+                padded = torch.zeros(299, width + 5, dtype=dtype)
+                for shard in (torch.empty_like(cut), padded[:, 2:-3], torch.empty_like(cut.T).T):
+                    fill(shard, key=5, region=region)
+                    assert torch.equal(shard, cut), (isa, width, offset, shard.stride())
+                assert not padded[:, :2].any() and not padded[:, -3:].any()
+
+
+def test_a_row_of_a_sparse_complex_matrix_in_steps() -> None:
+    whole = fastinit.sparse_(torch.empty(9, 20, dtype=torch.complex64), 0.4, key=5)
+    row = torch.empty(1, 40, dtype=torch.complex64)[:, ::2]
+    fastinit.sparse_(row, 0.4, key=5, region=Region((9, 20), (3, 0)))
+    assert torch.equal(row, whole[3:4])

@@ -34,6 +34,9 @@ constexpr int kInStep = kPackBytes == 64 ? 4 : 2;
 constexpr int kRowsInStep = 4;
 constexpr int64_t kMaskElements = 1 << 16;
 
+// Rows below this many elements are generated several at a time.
+constexpr int64_t kShortRow = 1024;
+
 template <Distribution distribution, DType dtype>
 struct Filler {
   using Out = Storage<dtype>;
@@ -59,10 +62,22 @@ struct Filler {
   template <int kCount>
   FASTINIT_HD void steps(PackU64 counters, Code* out) const {
     PhiloxBlock<PackU64> blocks[kCount];
-    for (int i = 0; i < kCount; ++i) blocks[i] = counter_block(counters + i * kStepBlocks);
+    Code* outs[kCount];
+    for (int i = 0; i < kCount; ++i) {
+      blocks[i] = counter_block(counters + i * kStepBlocks);
+      outs[i] = out + i * kStep;
+    }
+    steps(blocks, outs);
+  }
+
+  // The same for any steps, which come as their counters and are lost.
+  template <int kCount>
+  FASTINIT_HD void steps(PhiloxBlock<PackU64> (&blocks)[kCount],
+                         Code* const (&outs)[kCount]) const {
     philox(blocks, keys);
     FASTINIT_UNROLL
-    for (int i = 0; i < kCount; ++i, out += kStep) {
+    for (int i = 0; i < kCount; ++i) {
+      Code* out = outs[i];
       F even, odd;
       draw_blocks<distribution, F>(law, blocks[i], even, odd);
       if constexpr (kNarrow) {
@@ -109,29 +124,152 @@ struct Filler {
     if (count > 0) partial_step(counters[0], 0, count, out);
   }
 
+  // Rows of a rectangle, `row_step` apart in the stream and `stride` in memory.
+  void run_rows(uint64_t index, uint64_t row_step, int64_t rows, int64_t columns, Code* out,
+                int64_t stride) const {
+    if (columns < kShortRow && rows > 1) {
+      return run_short_rows(index, row_step, rows, columns, out, stride);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      run(index + static_cast<uint64_t>(r) * row_step, columns, out + r * stride);
+    }
+  }
+
+  // Steps of several rows that go side by side, as those of one long row do.
+  struct WholeSteps {
+    PhiloxBlock<PackU64> blocks[kInStep];
+    Code* outs[kInStep];
+    int size = 0;
+  };
+
+  // Blocks of several rows, generated together and then cut to the rows, so that lanes are not
+  // wasted on what lies between them.
+  struct CutBlocks {
+    static constexpr int64_t kBlocks = 256;
+    struct Piece {
+      int64_t first, count;  // of codes
+      Code* out;
+    };
+    alignas(64) uint64_t counters[kBlocks] = {};
+    alignas(64) Code codes[kBlocks * kBlockElements<S>];
+    Piece pieces[kBlocks];
+    int64_t blocks = 0, size = 0;
+  };
+
+  __attribute__((noinline)) void run_short_rows(uint64_t index, uint64_t row_step, int64_t rows,
+                                                int64_t columns, Code* out, int64_t stride) const {
+    WholeSteps whole;
+    CutBlocks cut;
+    for (int64_t r = 0; r < rows; ++r, index += row_step, out += stride) {
+      uint64_t counter = spec.key.offset + index / kBlockElements<S>;
+      const int64_t skip = static_cast<int64_t>(index % kBlockElements<S>);
+      int64_t done = 0;
+      if (skip != 0 && columns > 2 * kStep) {
+        done = kBlockElements<S> - skip;
+        cut_run(counter++, skip, done, out, cut);
+      }
+      if (skip == 0 || done > 0) {
+        for (; columns - done >= kStep; done += kStep, counter += kStepBlocks) {
+          whole.blocks[whole.size] = counter_block(counters_from(counter));
+          whole.outs[whole.size] = out + done;
+          if (++whole.size == kInStep) {
+            steps(whole.blocks, whole.outs);
+            whole.size = 0;
+          }
+        }
+      }
+      if (done < columns) cut_run(counter, done == 0 ? skip : 0, columns - done, out + done, cut);
+    }
+    for (int i = 0; i < whole.size; ++i) steps<1>(whole.blocks[i].x0, whole.outs[i]);
+    flush(cut);
+  }
+
+  // `count` elements behind the first `skip` of block `counter`.
+  void cut_run(uint64_t counter, int64_t skip, int64_t count, Code* out, CutBlocks& cut) const {
+    constexpr int64_t kElements = kBlockElements<S>;
+    for (int64_t taken = 0; count > 0; skip = 0, count -= taken, out += taken) {
+      int64_t blocks = (skip + count + kElements - 1) / kElements;
+      if (blocks > CutBlocks::kBlocks - cut.blocks) blocks = CutBlocks::kBlocks - cut.blocks;
+      taken = blocks * kElements - skip < count ? blocks * kElements - skip : count;
+      for (int64_t i = 0; i < blocks; ++i) cut.counters[cut.blocks + i] = counter++;
+      cut.pieces[cut.size++] = {cut.blocks * kElements + skip, taken, out};
+      cut.blocks += blocks;
+      if (cut.blocks == CutBlocks::kBlocks) flush(cut);
+    }
+  }
+
+  void flush(CutBlocks& cut) const {
+    int64_t b = 0;
+    for (; b + kInStep * kStepBlocks <= cut.blocks; b += kInStep * kStepBlocks) {
+      listed_steps<kInStep>(cut, b);
+    }
+    for (; b < cut.blocks; b += kStepBlocks) listed_steps<1>(cut, b);  // with any blocks behind
+    for (int64_t i = 0; i < cut.size; ++i) {
+      const typename CutBlocks::Piece& piece = cut.pieces[i];
+      copy_codes(piece.out, cut.codes + piece.first, piece.count);
+    }
+    cut.blocks = cut.size = 0;
+  }
+
+  template <int kCount>
+  FASTINIT_HD void listed_steps(CutBlocks& cut, int64_t first) const {
+    PhiloxBlock<PackU64> blocks[kCount];
+    Code* outs[kCount];
+    for (int i = 0; i < kCount; ++i) {
+      PackU64 counters;
+      memcpy(&counters, cut.counters + first + i * kStepBlocks, sizeof(counters));
+      blocks[i] = counter_block(kNarrow ? counters : interleave_halves(counters));
+      outs[i] = cut.codes + first * kBlockElements<S> + i * kStep;
+    }
+    steps(blocks, outs);
+  }
+
+  // memcpy without the call, whose cost would show for pieces of few elements.
+  static FASTINIT_HD void copy_codes(Code* out, const Code* from, int64_t count) {
+    if (copy_parts<32>(out, from, count) || copy_parts<16>(out, from, count) ||
+        copy_parts<8>(out, from, count)) {
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      out[i] = from[i];
+      asm volatile("");  // or else the compiler makes it a call
+    }
+  }
+
+  template <int kBytes>
+  static FASTINIT_HD bool copy_parts(Code* out, const Code* from, int64_t count) {
+    constexpr int64_t kPart = kBytes / sizeof(Code);
+    if (count < kPart) return false;
+    for (int64_t i = 0; i < count - kPart; i += kPart) memcpy(out + i, from + i, kBytes);
+    memcpy(out + count - kPart, from + count - kPart, kBytes);
+    return true;
+  }
+
   // Memory order is stream order in the last dimension: items are elements.
   void fill_runs(int64_t begin, int64_t end) const {
     const Layout& layout = spec.layout;
     const int64_t length = layout.ndim == 0 ? 1 : layout.size[layout.ndim - 1];
     Code* data = static_cast<Code*>(spec.data);
+    const int row_dim = layout.ndim - 2;
     while (begin < end) {
       const Position position = position_of(layout, begin);
       const int64_t rest = length - begin % length;
       int64_t columns = rest < end - begin ? rest : end - begin, rows = 1;
-      if (spec.sparse.zeros > 0) {  // a piece that stays in the cache until it has been masked
-        if (columns > kMaskElements) columns = kMaskElements;
-        if (columns == length && layout.ndim == 2) {
-          rows = (end - begin) / length;
+      if (spec.sparse.zeros > 0 && columns > kMaskElements) columns = kMaskElements;
+      if (columns == length && row_dim >= 0) {
+        const int64_t rows_left = layout.size[row_dim] - begin / length % layout.size[row_dim];
+        rows = (end - begin) / length;
+        if (rows > rows_left) rows = rows_left;
+        if (spec.sparse.zeros > 0) {  // a piece that stays in the cache until it has been masked
           if (rows * length > kMaskElements) rows = (kMaskElements + length - 1) / length;
+          if (layout.global_stride[row_dim] != static_cast<uint64_t>(row_elements())) rows = 1;
         }
       }
-      const int64_t stride = rows > 1 ? layout.stride[0] : 0;
-      const uint64_t stream_step = rows > 1 ? layout.global_stride[0] : 0;
+      const int64_t stride = rows > 1 ? layout.stride[row_dim] : 0;
+      const uint64_t row_step = rows > 1 ? layout.global_stride[row_dim] : 0;
       Code* out = data + position.memory;
-      for (int64_t r = 0; r < rows; ++r) {
-        run(position.stream + static_cast<uint64_t>(r) * stream_step, columns, out + r * stride);
-      }
-      if (rows > 1) {
+      run_rows(position.stream, row_step, rows, columns, out, stride);
+      if (spec.sparse.zeros > 0 && rows > 1) {
         mask_rectangle(position.stream, rows, columns, out, stride);
       } else {
         mask_run(position.stream, columns, out);
@@ -213,11 +351,11 @@ struct Filler {
         run(tile.origin.stream, tile.rows * tile.columns, buffer);
         mask_run(tile.origin.stream, tile.rows * tile.columns, buffer);
       } else {
+        run_rows(tile.origin.stream, tile.row_stream_step, tile.rows, tile.columns, buffer,
+                 tile.columns);
         for (int64_t r = 0; r < tile.rows; ++r) {
-          const uint64_t index =
-              tile.origin.stream + static_cast<uint64_t>(r) * tile.row_stream_step;
-          run(index, tile.columns, buffer + r * tile.columns);
-          mask_run(index, tile.columns, buffer + r * tile.columns);
+          mask_run(tile.origin.stream + static_cast<uint64_t>(r) * tile.row_stream_step,
+                   tile.columns, buffer + r * tile.columns);
         }
       }
       for (int64_t c = 0; c < tile.columns; ++c) {

@@ -264,5 +264,16 @@ FASTINIT_HD PackU64 counter_lanes() {
   return lanes;
 }
 
+// Counters in stream order, into the lanes that counter_lanes<true>() puts them in.
+FASTINIT_HD PackU64 interleave_halves(PackU64 x) {
+#if defined(FASTINIT_AVX512)
+  return (PackU64)_mm512_permutexvar_epi64((__m512i)counter_lanes<true>(), (__m512i)x);
+#elif defined(FASTINIT_AVX2)
+  return (PackU64)_mm256_permute4x64_epi64((__m256i)x, 0xd8);
+#else
+  return x;  // two lanes
+#endif
+}
+
 }  // namespace FASTINIT_ISA
 }  // namespace fastinit
