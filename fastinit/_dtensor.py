@@ -282,7 +282,8 @@ class ShardedOps:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         """The operator `name`, with the arguments of the native one."""
-        return functools.partial(_fill, name, getattr(self._native, name))
+        fill = _fill if "torch._dynamo" not in sys.modules else _untraced_fill()
+        return functools.partial(fill, name, getattr(self._native, name))
 
 
 def _fill(name: str, native: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
@@ -299,4 +300,8 @@ def _fill(name: str, native: Callable[..., None], tensor: Tensor, *arguments: An
     bump_version(tensor)
 
 
-_fill._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable sets
+@functools.cache
+def _untraced_fill() -> Callable[..., None]:
+    """`_fill` for torch.compile, which then leaves it to Python."""
+    untraced: Callable[..., None] = torch.compiler.disable(_fill)  # type: ignore[no-untyped-call]
+    return untraced

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +12,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from _bits import DTYPES, assert_same_bits, short
-from _simulated import every_rank, own_part, sharded
+from _simulated import every_rank, own_part, rank_of, sharded
 from conftest import POISON
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.distributed.tensor import Replicate, Shard
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import fastinit
 
@@ -165,3 +173,309 @@ def test_shards_of_constants(name: str, data: st.DataObject) -> None:
 def test_strided_and_repeated_shards(shape: tuple[int, ...], placements: list[Placement]) -> None:
     for fill in RANDOM.values():
         check(shape, (2, 2), placements, torch.float32, lambda t, fill=fill: fill(t, key=1))
+
+
+# ------------------------------------------------------------------------------------------ keys
+
+
+def on_rank(shape: tuple[int, ...], placements: list[Placement], mesh: Any) -> DTensor:
+    """A poisoned DTensor of this shape on an open mesh."""
+    whole = torch.empty(shape, device="meta")
+    local = torch.full(own_part(whole, mesh, placements).shape, POISON)
+    return sharded(local, whole, mesh, placements)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_without_a_key_the_cpu_generator_decides(name: str) -> None:
+    """As for a plain tensor, and whatever the rank holds: two words are drawn on all of them."""
+    torch.manual_seed(7)
+    whole = [RANDOM[name](torch.empty(3, 5)) for _ in range(2)]
+    after = torch.get_rng_state()
+    for placements in ([Shard(0)], [Shard(1)], [Replicate()], [_StridedShard(0, split_factor=2)]):
+        for mesh in every_rank((4,)):
+            torch.manual_seed(7)
+            for expected in whole:
+                tensor = on_rank((3, 5), placements, mesh)
+                RANDOM[name](tensor)
+                assert_same_bits(tensor.to_local(), own_part(expected, mesh, placements))
+            assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_generator_is_used(name: str) -> None:
+    expected = RANDOM[name](torch.empty(6, 5), generator=torch.Generator().manual_seed(3))
+    placements: list[Placement] = [_StridedShard(0, split_factor=3)]
+    before = torch.get_rng_state()
+    for mesh in every_rank((2,)):
+        generator = torch.Generator().manual_seed(3)
+        tensor = on_rank((6, 5), placements, mesh)
+        RANDOM[name](tensor, generator=generator)
+        assert_same_bits(tensor.to_local(), own_part(expected, mesh, placements))
+        assert not torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_key_tensors_and_children() -> None:
+    key = fastinit.Key(4).fold_in("layer.weight")
+    expected = fastinit.normal_(torch.empty(6, 5), key=key)
+    with rank_of((2,), 1) as mesh:
+        for given_key in (key, key.to_tensor()):
+            tensor = on_rank((6, 5), [Shard(0)], mesh)
+            fastinit.normal_(tensor, key=given_key)
+            assert_same_bits(tensor.to_local(), expected[3:])
+
+
+def test_fork_rng_around_other_work_repeats_nothing() -> None:
+    """DTensor's own random calls keep a state of their own that forks restore; ours does not."""
+    with rank_of((2,), 0) as mesh:
+        first, second, third = (on_rank((6, 5), [Shard(0)], mesh) for _ in range(3))
+        torch.manual_seed(1)
+        fastinit.normal_(first)
+        with torch.random.fork_rng():
+            nn.init.normal_(on_rank((6, 5), [Shard(0)], mesh))
+        fastinit.normal_(second)
+        with torch.random.fork_rng():
+            fastinit.normal_(third)
+    assert not torch.equal(first._local_tensor, second._local_tensor)
+    assert not torch.equal(second._local_tensor, third._local_tensor)
+
+
+def test_a_std_on_the_device() -> None:
+    expected = fastinit.normal_(torch.empty(6, 5), std=torch.tensor(0.25), key=1)
+    with rank_of((2,), 1) as mesh:
+        tensor = on_rank((6, 5), [Shard(0)], mesh)
+        fastinit.normal_(tensor, std=torch.tensor(0.25), key=1)
+        assert_same_bits(tensor.to_local(), expected[3:])
+
+
+# -------------------------------------------------------------------------------- what is touched
+
+
+def test_padding_is_left_alone() -> None:
+    """FSDP2 pads its shards: the local tensor is the first rows of a larger buffer."""
+    expected = fastinit.normal_(torch.empty(5, 3), key=1)
+    for mesh in every_rank((4,)):
+        buffer = torch.full((2, 3), POISON)
+        rows = own_part(expected, mesh, [Shard(0)])
+        fastinit.normal_(sharded(buffer[: len(rows)], expected, mesh, [Shard(0)]), key=1)
+        assert_same_bits(buffer[: len(rows)], rows)
+        assert (buffer[len(rows) :] == POISON).all()
+
+
+def test_a_local_tensor_of_any_strides() -> None:
+    expected = fastinit.kaiming_uniform_(torch.empty(6, 5, 3, 3), key=1)
+    with rank_of((2,), 1) as mesh:
+        local = torch.empty(3, 5, 3, 3).to(memory_format=torch.channels_last)
+        fastinit.kaiming_uniform_(sharded(local, expected, mesh, [Shard(0)]), key=1)
+        assert_same_bits(local, expected[3:])
+
+
+def test_meta_and_fake_dtensors_are_left_alone() -> None:
+    before = torch.get_rng_state()
+    with rank_of((2,), 1) as mesh:
+        whole = torch.empty(6, 5, device="meta")
+        for placements in ([Shard(0)], [_StridedShard(1, split_factor=2)]):
+            local = own_part(whole, mesh, placements)
+            for fill in RANDOM.values():
+                fill(sharded(local, whole, mesh, placements))
+            for fill, dims in KEYLESS.values():
+                if 2 in dims:
+                    fill(sharded(local, whole, mesh, placements))
+        with FakeTensorMode():
+            fastinit.kaiming_normal_(sharded(torch.empty(3, 5), whole, mesh, [Shard(0)]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_tensor_without_elements() -> None:
+    before = torch.get_rng_state()
+    with rank_of((2,), 1) as mesh:
+        tensor = on_rank((0, 5), [Shard(0)], mesh)
+        fastinit.normal_(tensor)
+        with pytest.warns(UserWarning, match="zero-element") as caught:
+            fastinit.kaiming_normal_(tensor)
+    assert caught[0].filename == __file__
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_scalars_and_parameters() -> None:
+    with rank_of((2,), 1) as mesh:
+        scalar = sharded(torch.tensor(POISON), torch.tensor(0.0), mesh, [Replicate()])
+        fastinit.uniform_(scalar, key=2)
+        assert_same_bits(scalar.to_local(), fastinit.uniform_(torch.tensor(0.0), key=2))
+        parameter = nn.Parameter(on_rank((6, 5), [Shard(0)], mesh))
+        assert fastinit.normal_(parameter, key=2) is parameter
+        assert parameter.grad_fn is None
+        assert_same_bits(
+            parameter.detach().to_local(), fastinit.normal_(torch.empty(6, 5), key=2)[3:]
+        )
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that any operator makes or sees."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
+            if isinstance(value, Tensor) and not value.is_meta and type(value) is Tensor:
+                self.bytes = max(self.bytes, value.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("name", [*(n for n in RANDOM if n != "orthogonal_"), *KEYLESS])
+@pytest.mark.parametrize(
+    "placement", [Shard(0), Shard(1), _StridedShard(0, split_factor=4)], ids=str
+)
+def test_no_rank_holds_more_than_its_shard(name: str, placement: Placement) -> None:
+    fill = RANDOM[name] if name in RANDOM else KEYLESS[name][0]
+    shape = (384, 256) if name not in KEYLESS or 2 in KEYLESS[name][1] else (384, 256, 1)
+    with rank_of((8,), 3) as mesh:
+        tensor = on_rank(shape, [placement], mesh)
+        shard = tensor._local_tensor.untyped_storage().nbytes()
+        assert shard == 384 * 256 * 4 // 8
+        before = peak_memory()
+        with Largest() as largest:
+            fill(tensor)
+        assert largest.bytes <= shard
+        assert peak_memory() - before < 8 << 20
+
+
+def peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_splitting_indices_needs_no_memory() -> None:
+    """The rectangles of a rank come from arithmetic, whatever the extent."""
+    shape = (1 << 40, 1 << 20)
+    whole = torch.empty(shape, device="meta")
+    before = peak_memory()
+    with rank_of((4096,), 4095) as mesh:
+        fastinit.normal_(sharded(own_part(whole, mesh, [Shard(0)]), whole, mesh, [Shard(0)]))
+    assert peak_memory() - before < 8 << 20
+
+
+# ------------------------------------------------------------------------------------ communication
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_no_collective_per_tensor(keyed: bool) -> None:
+    with rank_of((2, 2), 1) as mesh:
+        tensors = [on_rank((6, 5), [Shard(0), Shard(1)], mesh) for _ in range(3)]
+        with CommDebugMode() as communication:
+            for fill in RANDOM.values():
+                for tensor in tensors:
+                    fill(tensor, **({"key": 1} if keyed else {}))
+            for fill, dims in KEYLESS.values():
+                if 2 in dims:
+                    fill(tensors[0])
+        assert communication.get_total_counts() == 0
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+def refuses(tensor: Tensor, error: type[Exception], message: str) -> None:
+    before = torch.get_rng_state()
+    for fill in RANDOM.values():
+        with pytest.raises(error, match=message):
+            fill(tensor)
+    for fill, dims in KEYLESS.values():
+        if 2 in dims:
+            with pytest.raises(error, match=message):
+                fill(tensor)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_partial_is_refused() -> None:
+    with rank_of((2, 2), 1) as mesh:
+        for partial in (Partial(), Partial("avg")):
+            local = torch.full((3, 5), POISON)
+            whole = torch.empty(6, 5)
+            tensor = sharded(local, whole, mesh, [Shard(0), partial])
+            refuses(tensor, ValueError, r"^tensor has the placement Partial\(\w+\) on mesh .* 1:")
+            assert (local == POISON).all()
+
+
+def test_a_mesh_without_this_rank_is_refused() -> None:
+    with rank_of((4,), 3):
+        mesh = DeviceMesh("cpu", [0, 1])
+        tensor = sharded(torch.empty(0), torch.empty(6, 5), mesh, [Shard(0)])
+        refuses(tensor, ValueError, r"does not hold this rank \(3\)")
+
+
+def test_a_local_tensor_of_another_shape_is_refused() -> None:
+    with rank_of((2,), 1) as mesh:
+        for shape in ((4, 5), (3, 6), (5, 3), (3,), (0, 5)):
+            tensor = sharded(torch.empty(shape), torch.empty(6, 5), mesh, [Shard(0)])
+            refuses(tensor, ValueError, r"^tensor holds a local tensor of shape .* gives \(3, 5\)")
+
+
+def test_a_region_is_refused() -> None:
+    region = fastinit.Region((6, 5), (3, 0))
+    with rank_of((2,), 1) as mesh:
+        tensor = on_rank((6, 5), [Shard(0)], mesh)
+        for fill in RANDOM.values():
+            with pytest.raises(ValueError, match="^region is given with a DTensor"):
+                fill(tensor, region=region)
+
+
+@pytest.mark.parametrize("seeded", ["default", "generator"])
+def test_a_refused_fill_draws_nothing(seeded: str) -> None:
+    with rank_of((2,), 1) as mesh:
+        tensor = on_rank((6, 5), [Shard(0)], mesh)
+        generator = torch.default_generator if seeded == "default" else torch.Generator()
+        before = generator.get_state()
+        for attempt in (
+            lambda **k: fastinit.normal_(tensor, std=-1.0, **k),
+            lambda **k: fastinit.normal_(tensor, std=torch.tensor(-1.0), **k),
+            lambda **k: fastinit.uniform_(tensor, 2.0, 1.0, **k),
+            lambda **k: fastinit.kaiming_normal_(tensor, groups=4, **k),
+            lambda **k: fastinit.sparse_(tensor, float("nan"), **k),
+            lambda **k: fastinit.orthogonal_(tensor, gain=torch.ones(2), **k),
+        ):
+            with pytest.raises((ValueError, RuntimeError)):
+                attempt(**({} if seeded == "default" else {"generator": generator}))
+        assert torch.equal(generator.get_state(), before)
+        assert (tensor._local_tensor == POISON).all()
+
+
+def test_fans_are_those_of_the_whole() -> None:
+    with rank_of((2,), 1) as mesh:
+        fastinit.kaiming_normal_(on_rank((6, 5), [Shard(0)], mesh), groups=2)  # 3 rows are odd
+        with pytest.raises(ValueError, match="groups is 4"):
+            fastinit.kaiming_normal_(on_rank((6, 5), [Shard(0)], mesh), groups=4)
+
+
+def test_stock_differs() -> None:
+    """What these tests are for: torch.nn.init gives other values to other shardings."""
+    parts = []
+    for placement in (Shard(0), Shard(1), Replicate()):
+        with rank_of((2,), 0) as mesh:
+            torch.manual_seed(1)
+            tensor = on_rank((6, 6), [placement], mesh)
+            nn.init.normal_(tensor)
+            parts.append(tensor._local_tensor[:3, :3].clone())
+    assert not torch.equal(parts[0], parts[2]) or not torch.equal(parts[1], parts[2])
+
+
+def test_torch_distributed_is_not_imported_for_plain_tensors() -> None:
+    code = (
+        "import sys, torch, fastinit; before = 'torch.distributed.tensor' in sys.modules; "
+        "fastinit.normal_(torch.empty(3)); fastinit.eye_(torch.empty(3, 3)); "
+        "assert before or 'torch.distributed.tensor' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_compile_leaves_dtensors_to_python() -> None:
+    """A graph break, with the values of the eager call."""
+
+    @torch.compile(backend="eager")
+    def initialize(tensor: Tensor) -> Tensor:
+        return fastinit.normal_(tensor, key=1)
+
+    with rank_of((2,), 1) as mesh:
+        tensor = on_rank((6, 5), [Shard(0)], mesh)
+        initialize(tensor)
+        assert_same_bits(tensor.to_local(), fastinit.normal_(torch.empty(6, 5), key=1)[3:])
