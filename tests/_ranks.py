@@ -1,0 +1,395 @@
+"""What each of several real processes does, and the start of them: gloo on the CPU, NCCL on GPUs.
+
+A scenario is a function of (world size, device) that every rank runs; what rank r returns is
+answer[r]. All scenarios of a world size run in the same processes, as starting them is slow.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
+
+import fastinit
+
+Scenario = Callable[[int, str], Any]
+SCENARIOS: dict[str, Scenario] = {}
+
+WIDTH, HIDDEN, HEADS, WORDS, LENGTH = 16, 44, 4, 37, 9
+
+
+def scenario(function: Scenario) -> Scenario:
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+# -------------------------------------------------------------------------------------- a model
+
+
+class Block(nn.Module):
+    """A transformer block, its projections apart as tensor parallelism wants them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
+        self.up, self.down = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        q, k, v = (f(y).unflatten(-1, (-1, WIDTH // HEADS)).transpose(1, 2)
+                   for f in (self.q, self.k, self.v))  # fmt: skip
+        weights = (q @ k.transpose(-1, -2) / 2).softmax(-1)
+        x = x + self.o((weights @ v).transpose(1, 2).flatten(-2))
+        return x + self.down(self.up(x).relu())
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(WORDS, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.words(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def init_weights(model: nn.Module, init: Any = fastinit) -> None:
+    """Initialize with `fastinit` or `torch.nn.init`, as models in the wild do: no key named."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.trunc_normal_(module.weight, std=0.5)
+        elif isinstance(module, nn.Linear):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                bound = module.in_features**-0.5
+                init.uniform_(module.bias, -bound, bound)
+    init.normal_(model.head.weight, std=0.2)
+    for block in model.blocks:
+        init.xavier_normal_(block.o.weight)
+        init.orthogonal_(block.q.weight) if init is fastinit else None
+
+
+def init_by_name(module: nn.Module, prefix: str) -> None:
+    """Fill the module's own parameters, each with the key of its full name."""
+    for name, parameter in module.named_parameters(recurse=False):
+        fastinit.normal_(parameter, std=0.1, key=fastinit.Key(0).fold_in(f"{prefix}.{name}"))
+
+
+def train(model: nn.Module, device: str, steps: int = 4) -> list[float]:
+    """The losses of a few steps; every rank sees the same batch."""
+    generator = torch.Generator().manual_seed(11)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    losses = []
+    for _ in range(steps):
+        batch = torch.randint(WORDS, (3, LENGTH + 1), generator=generator).to(device)
+        scores = model(batch[:, :-1])
+        loss = nn.functional.cross_entropy(scores.flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def with_local(local: Tensor, like: DTensor, shape: torch.Size, stride: Any) -> DTensor:
+    """A DTensor on the mesh of `like` and with its placements."""
+    return DTensor.from_local(
+        local, like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride
+    )
+
+
+def whole(tensor: Tensor, device: str) -> Tensor:
+    tensor = tensor.detach()
+    if isinstance(tensor, DTensor):
+        moved = tensor._local_tensor.to(device)
+        tensor = with_local(moved, tensor, tensor.shape, tensor.stride()).full_tensor()
+    return tensor.cpu()
+
+
+def outcome(model: nn.Module, device: str) -> dict[str, Any]:
+    """The initial parameters, the local parts of them, and the losses of training."""
+    parameters = {n: whole(p, device).clone() for n, p in model.named_parameters()}
+    local = {
+        n: (p._local_tensor if isinstance(p, DTensor) else p.detach()).cpu().clone()
+        for n, p in model.named_parameters()
+    }
+    return {"parameters": parameters, "local": local, "losses": train(model, device)}
+
+
+def single_process(init: Any = fastinit) -> dict[str, Any]:
+    """What one process without any of this makes of the same seed."""
+    with torch.device("meta"):
+        model = Model()
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    init_weights(model, init)
+    return outcome(model, "cpu")
+
+
+def shard_fully(model: Model, mesh: DeviceMesh, **options: Any) -> None:
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
+
+
+def shard_heads(model: Model, mesh: DeviceMesh) -> None:
+    plan = {name: ColwiseParallel() for name in ("q", "k", "v", "up")}
+    for block in model.blocks:
+        parallelize_module(block, mesh, {**plan, "o": RowwiseParallel(), "down": RowwiseParallel()})
+
+
+def built(shard: Callable[[Model], None], device: str, init: Any = fastinit) -> dict[str, Any]:
+    with torch.device("meta"):
+        model = Model()
+    shard(model)
+    model.to_empty(device=device)
+    torch.manual_seed(0)
+    init_weights(model, init)
+    return outcome(model, device)
+
+
+# ------------------------------------------------------------------------------------ scenarios
+
+
+@scenario
+def fsdp(world: int, device: str) -> Any:
+    mesh = init_device_mesh(device, (world,))
+    return built(lambda model: shard_fully(model, mesh), device)
+
+
+@scenario
+def fsdp_offloaded(world: int, device: str) -> Any:
+    mesh = init_device_mesh(device, (world,))
+    policy = CPUOffloadPolicy(pin_memory=device == "cuda")
+    with torch.device("meta"):
+        model = Model()
+    shard_fully(model, mesh, offload_policy=policy)
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    init_weights(model)
+    return outcome(model, device)
+
+
+@scenario
+def fsdp_of_stock(world: int, device: str) -> Any:
+    mesh = init_device_mesh(device, (world,))
+    return built(lambda model: shard_fully(model, mesh), device, nn.init)
+
+
+@scenario
+def tensor_parallel(world: int, device: str) -> Any:
+    mesh = init_device_mesh(device, (world,))
+    return built(lambda model: shard_heads(model, mesh), device)
+
+
+@scenario
+def fsdp_and_tensor_parallel(world: int, device: str) -> Any:
+    mesh = init_device_mesh(
+        device, (max(1, world // 2), min(2, world)), mesh_dim_names=("dp", "tp")
+    )
+
+    def shard(model: Model) -> None:
+        shard_heads(model, mesh["tp"])
+        shard_fully(model, mesh["dp"])
+
+    return built(shard, device)
+
+
+@scenario
+def hybrid(world: int, device: str) -> Any:
+    mesh = init_device_mesh(
+        device, (min(2, world), max(1, world // 2)), mesh_dim_names=("replicate", "shard")
+    )
+    return built(lambda model: shard_fully(model, mesh), device)
+
+
+@scenario
+def sharded_by_module_init(world: int, device: str) -> Any:
+    """FSDP1, which hands each module of a meta model to `param_init_fn`, before it is sharded."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    with torch.device("meta"):
+        model: nn.Module = Model()
+    names = {module: name for name, module in model.named_modules()}
+
+    def param_init_fn(module: nn.Module) -> None:
+        module.to_empty(device=device, recurse=False)
+        init_by_name(module, names[module])
+
+    own_device = torch.device("cpu") if device == "cpu" else torch.device(device, dist.get_rank())
+    model = FullyShardedDataParallel(
+        model, param_init_fn=param_init_fn, device_id=own_device, use_orig_params=True
+    )
+    with FullyShardedDataParallel.summon_full_params(model):
+        return {
+            n.removeprefix("_fsdp_wrapped_module."): p.detach().cpu().clone()
+            for n, p in model.named_parameters()
+        }
+
+
+@scenario
+def seeded_differently(world: int, device: str) -> Any:
+    mesh = init_device_mesh(device, (world,), mesh_dim_names=("only_here",))
+    tensor = distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None)
+    torch.manual_seed(dist.get_rank())
+    before = torch.get_rng_state()
+    try:
+        fastinit.normal_(tensor)
+        message = ""
+    except RuntimeError as error:
+        message = str(error)
+    untouched = torch.equal(torch.get_rng_state(), before) and not tensor._local_tensor.any()
+    torch.manual_seed(0)
+    fastinit.normal_(tensor)  # the mesh may still come to agree
+    return message, untouched, whole(tensor, device)
+
+
+@scenario
+def collectives(world: int, device: str) -> Any:
+    """How many there were in the first keyless fill on a mesh, in later ones, and with keys."""
+    mesh = init_device_mesh(device, (world,), mesh_dim_names=("counted",))
+    torch.manual_seed(0)
+    tensor = distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None)
+    counts = []
+    for key in (1, None, None, None):
+        with CommDebugMode() as communication:
+            for fill in (fastinit.normal_, fastinit.kaiming_uniform_, fastinit.orthogonal_):
+                fill(tensor, key=key)
+        counts.append(communication.get_total_counts())
+    return counts
+
+
+FILLS: dict[str, Callable[..., Tensor]] = {
+    "uniform_": fastinit.uniform_,
+    "normal_": fastinit.normal_,
+    "trunc_normal_": fastinit.trunc_normal_,
+    "kaiming_uniform_": fastinit.kaiming_uniform_,
+    "kaiming_normal_": fastinit.kaiming_normal_,
+    "xavier_uniform_": fastinit.xavier_uniform_,
+    "xavier_normal_": fastinit.xavier_normal_,
+    "lecun_normal_": fastinit.lecun_normal_,
+    "lecun_uniform_": fastinit.lecun_uniform_,
+    "orthogonal_": fastinit.orthogonal_,
+    "sparse_": lambda t, **k: fastinit.sparse_(t, 0.3, **k),
+    "constant_": lambda t, key: fastinit.constant_(t, 0.3),
+    "eye_": lambda t, key: fastinit.eye_(t),
+}
+DTYPES = [
+    torch.float32, torch.float64, torch.float16, torch.bfloat16,
+    torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.complex128,
+]  # fmt: skip
+
+
+def gathered(tensor: DTensor, dtype: torch.dtype) -> Tensor:
+    """`full_tensor()`, of bytes, as gloo does not know all dtypes."""
+    data = tensor._local_tensor.contiguous().unsqueeze(-1).view(torch.uint8)
+    shape = torch.Size([*tensor.shape, dtype.itemsize])
+    stride = torch.empty(shape, device="meta").stride()
+    return with_local(data, tensor, shape, stride).full_tensor().cpu().view(dtype).squeeze(-1)
+
+
+@scenario
+def full_tensors(world: int, device: str) -> Any:
+    """Which of many drawn cases are not bit-equal to the tensor of a single process."""
+    draw = random.Random(world)
+    meshes = {1: [(1,)], 2: [(2,)], 4: [(4,), (2, 2)]}[world]
+    wrong, count = [], 0
+    for mesh_shape in meshes:
+        mesh = init_device_mesh(device, mesh_shape)
+        for name, fill in FILLS.items():
+            for dtype in DTYPES:
+                shape = draw.choice([(37, 19), (41, 17), (43, 13), (1, 7), (8, 12)])
+                if name in ("uniform_", "normal_", "trunc_normal_"):
+                    shape = draw.choice([shape, (5,), (3, 10, 7), (6, 5, 3, 3)])
+                choices: list[Placement] = [Replicate(), *(Shard(d) for d in range(len(shape)))]
+                placements = [draw.choice(choices) for _ in mesh_shape]
+                if mesh_shape == (2, 2) and draw.random() < 0.3:
+                    placements = [_StridedShard(0, split_factor=2), Shard(0)]
+                try:
+                    expected = fill(torch.zeros(shape, dtype=dtype), key=9)
+                except (RuntimeError, TypeError):
+                    continue  # no such fill for the dtype
+                tensor = distribute_tensor(
+                    torch.zeros(shape, dtype=torch.uint8), mesh, placements, src_data_rank=None
+                )
+                local = torch.zeros(tensor._local_tensor.shape, dtype=dtype, device=device)
+                tensor = with_local(local, tensor, tensor.shape, tensor.stride())
+                actual = gathered(fill(tensor, key=9), dtype)
+                count += 1
+                if name == "orthogonal_" and device != "cpu":
+                    wide = torch.complex128
+                    same = torch.allclose(actual.to(wide), expected.to(wide), atol=1e-2)
+                else:
+                    same = torch.equal(actual.view(torch.uint8), expected.view(torch.uint8))
+                if not same:
+                    wrong.append((name, dtype, shape, placements))
+    return count, wrong
+
+
+@scenario
+def megatron(world: int, device: str) -> Any:
+    """Plain tensors that hold a slice, as Megatron's layers do: columns, then rows."""
+    rank, key = dist.get_rank(), fastinit.Key(3)
+    up = torch.empty(HIDDEN // world, WIDTH, device=device)
+    region = fastinit.Region((HIDDEN, WIDTH), (rank * up.shape[0], 0))
+    fastinit.kaiming_normal_(up, key=key.fold_in("up"), region=region)
+    down = torch.empty(WIDTH, HIDDEN // world, device=device)
+    region = fastinit.Region((WIDTH, HIDDEN), (0, rank * down.shape[1]))
+    fastinit.kaiming_normal_(down, key=key.fold_in("down"), region=region)
+    return up.cpu(), down.cpu()
+
+
+# -------------------------------------------------------------------------------- the processes
+
+
+def _work(rank: int, world: int, device: str, folder: str, names: list[str]) -> None:
+    torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, rank=rank, world_size=world, store=dist.FileStore(f"{folder}/store", world)
+    )
+    answers = {}
+    for name in names:
+        try:
+            answers[name] = SCENARIOS[name](world, device)
+        except Exception:
+            answers[name] = AssertionError(f"rank {rank}: {traceback.format_exc()}")
+        dist.barrier()
+    torch.save(answers, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+def run(world: int, device: str, names: list[str] | None = None) -> dict[str, list[Any]]:
+    """The answers of all ranks to each scenario."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_work, (world, device, folder, names or list(SCENARIOS)), nprocs=world)
+        answers = [torch.load(Path(folder, str(r)), weights_only=False) for r in range(world)]
+    return {name: [answer[name] for answer in answers] for name in answers[0]}
