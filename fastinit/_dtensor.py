@@ -12,7 +12,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 
 _STREAM_ARGUMENTS = 5  # generator, key, key tensor, global shape, offsets
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 Runs: TypeAlias = list[tuple[int, int]]  # of indices, each [start, stop)
 Source: TypeAlias = tuple[torch.Generator | None, tuple[int, int] | None, Tensor | None]
 
@@ -33,6 +35,20 @@ def is_dtensor(tensor: Tensor) -> bool:
         return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, getattr(module, "DTensor", ()))
+
+
+def untraced(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have torch.compile leave the function to Python, and import the compiler no earlier."""
+    eager = function
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        nonlocal eager
+        if eager is function and "torch._dynamo" in sys.modules:
+            eager = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return eager(*args, **kwargs)
+
+    return call
 
 
 # ------------------------------------------------------------------------------- which rectangles
@@ -156,13 +172,15 @@ def pieces(tensor: Any) -> list[tuple[Tensor, Region]]:
         raise ValueError(
             f"tensor holds a local tensor of shape {tuple(local.shape)}, but its shape {shape} "
             f"with {tuple(placements)} on a mesh of {tuple(mesh.shape)} gives {local_shape} to the "
-            f"rank at {tuple(at)}; build it with DTensor.from_local(..., shape=, stride=)"
+            f"rank at {tuple(at)}; give DTensor.from_local the global shape= and stride=; if "
+            "FSDP2 has cut uneven tensor-parallel shards, make the dimension divisible"
         )
     if len(rectangles) == 1:
         return [(local, Region(shape, rectangles[0][1]))]
     return [(local[where], Region(shape, offsets)) for where, offsets in rectangles]
 
 
+@untraced
 def fill_pieces(tensor: Tensor, fill: Callable[[Tensor, Region], object]) -> Tensor:
     """Call `fill` for each of the `pieces` of a DTensor and return the DTensor."""
     with torch.no_grad():
@@ -282,10 +300,10 @@ class ShardedOps:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         """The operator `name`, with the arguments of the native one."""
-        fill = _fill if "torch._dynamo" not in sys.modules else _untraced_fill()
-        return functools.partial(fill, name, getattr(self._native, name))
+        return functools.partial(_fill, name, getattr(self._native, name))
 
 
+@untraced
 def _fill(name: str, native: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
     schema = getattr(torch.ops.fastinit, name).default._schema
     own = len(schema.arguments) - 1 - _STREAM_ARGUMENTS
@@ -298,10 +316,3 @@ def _fill(name: str, native: Callable[..., None], tensor: Tensor, *arguments: An
                 generator.set_state(state)
             native(local, *arguments[:own], *source, region.global_shape, region.offsets)
     bump_version(tensor)
-
-
-@functools.cache
-def _untraced_fill() -> Callable[..., None]:
-    """`_fill` for torch.compile, which then leaves it to Python."""
-    untraced: Callable[..., None] = torch.compiler.disable(_fill)  # type: ignore[no-untyped-call]
-    return untraced

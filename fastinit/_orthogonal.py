@@ -7,12 +7,13 @@ normal values are made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from fastinit._dtensor import bump_version, is_dtensor, pieces, shared_source
+from fastinit._dtensor import bump_version, is_dtensor, pieces, shared_source, untraced
 from fastinit._extension import delegate, ops
 from fastinit._fans import scaled
 from fastinit._keys import KeyLike, stream
@@ -65,14 +66,21 @@ def orthogonal_(
     source = stream(tensor, generator, key, region)
     with torch.no_grad():
         if is_dtensor(tensor):
-            parts = pieces(tensor)
-            with shared_source(tensor, *source) as shared:
-                _fill_parts(parts, tensor.shape, factor, scale, shared)
-            bump_version(tensor)
+            _fill_sharded(tensor, factor, scale, source)
         else:
             shape = tensor.shape if region is None else torch.Size(region.global_shape)
             _fill_parts([(tensor, region)], shape, factor, scale, source[:3])
     return tensor
+
+
+@untraced
+def _fill_sharded(
+    tensor: Tensor, factor: float, scale: Tensor | None, source: tuple[Any, ...]
+) -> None:
+    parts = pieces(tensor)
+    with shared_source(tensor, *source) as shared:
+        _fill_parts(parts, tensor.shape, factor, scale, shared)
+    bump_version(tensor)
 
 
 def _fill_parts(

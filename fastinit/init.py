@@ -9,13 +9,14 @@ What every random function here has in common:
 
 Args, besides its own:
     tensor: any shape, strides and device the function allows; float16, bfloat16, float32, float64,
-        float8_e4m3fn, float8_e5m2, complex64 or complex128. It is filled in place.
-    generator: a `torch.Generator` of the tensor's device; None means the default one. It yields
-        one key per call, whatever the tensor's size.
+        float8_e4m3fn, float8_e5m2, complex64 or complex128. It is filled in place. Of a DTensor,
+        the local part is, with the values and fans of the whole (docs/sharding.md).
+    generator: a `torch.Generator` of the tensor's device, or the CPU's for a DTensor; None means
+        the default one, for a DTensor the CPU's. It yields one key per call, whatever the size.
     key: a `fastinit.Key`, an int (the seed of a Key) or a uint64 tensor [seed, offset]; no
         generator is touched. Exclusive with generator.
     region: a `fastinit.Region`, if the tensor is a rectangle of a larger one; shapes and fans are
-        then the larger one's.
+        then the larger one's. A DTensor takes none.
 
 Returns: the tensor itself. Neither autograd nor `no_grad` plays a part: nothing is recorded, a leaf
 that requires grad may be filled, and the version counter moves.

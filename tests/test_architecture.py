@@ -294,7 +294,9 @@ def test_examples_of_the_readme_run() -> None:
         exec(block, names)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/stream.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/stream.md", "docs/sharding.md"]
+)
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)

@@ -468,14 +468,20 @@ def test_torch_distributed_is_not_imported_for_plain_tensors() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_compile_leaves_dtensors_to_python() -> None:
+@pytest.mark.parametrize("name", ["normal_", "orthogonal_", "eye_", "zeros_"])
+def test_compile_leaves_dtensors_to_python(name: str) -> None:
     """A graph break, with the values of the eager call."""
+    fill: Any = getattr(fastinit, name)
 
     @torch.compile(backend="eager")
     def initialize(tensor: Tensor) -> Tensor:
-        return fastinit.normal_(tensor, key=1)
+        return fill(tensor)
 
+    torch.manual_seed(3)
+    expected = [fill(torch.empty(6, 5)) for _ in range(2)]
+    torch.manual_seed(3)
     with rank_of((2,), 1) as mesh:
-        tensor = on_rank((6, 5), [Shard(0)], mesh)
-        initialize(tensor)
-        assert_same_bits(tensor.to_local(), fastinit.normal_(torch.empty(6, 5), key=1)[3:])
+        for whole in expected:
+            tensor = on_rank((6, 5), [Shard(0)], mesh)
+            initialize(tensor)
+            assert_same_bits(tensor.to_local(), whole[3:])
