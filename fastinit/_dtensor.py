@@ -191,9 +191,8 @@ def fill_pieces(tensor: Tensor, fill: Callable[[Tensor, Region], object]) -> Ten
 
 
 def bump_version(tensor: Tensor) -> None:
-    torch.autograd.graph.increment_version(
-        tensor
-    )  # its own, which its local tensor's does not move
+    """Tell autograd that a DTensor has changed; writing to its local tensor does not."""
+    torch.autograd.graph.increment_version(tensor)
 
 
 # ----------------------------------------------------------------------------------- which key
