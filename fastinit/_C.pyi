@@ -71,6 +71,17 @@ def sparse_(
     global_shape: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
 ) -> None: ...
+def multi_fill_(
+    self: Sequence[Tensor],
+    distribution: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    key: Sequence[int],
+    global_shape: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None: ...
 def philox(counter: Sequence[int], key: Sequence[int]) -> Sequence[int]: ...
 def child_key(seed: int, offset: int, index: int) -> tuple[int, int]: ...
 def calculate_gain(nonlinearity: str, parameter: float) -> float: ...
@@ -81,6 +92,17 @@ def fans(
     batch_axis: Sequence[int],
     groups: int,
 ) -> tuple[int, int]: ...
+def std_of(
+    shape: Sequence[int],
+    fan_mode: str,
+    nonlinearity: str,
+    parameter: float,
+    gain: float,
+    in_axis: Sequence[int] | None,
+    out_axis: Sequence[int] | None,
+    batch_axis: Sequence[int] | None,
+    groups: int,
+) -> float: ...
 def stream_version() -> int: ...
 def build_info() -> dict[str, Any]: ...
 def instruction_sets() -> list[str]: ...
