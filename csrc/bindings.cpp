@@ -108,8 +108,13 @@ py::dict build_info() {
   const int count = cpu::instruction_sets(names);
   info["stream_version"] = kStreamVersion;
   info["torch"] = TORCH_VERSION;
+#if defined(FASTINIT_WITH_CUDA)
+  info["cuda"] = FASTINIT_CUDA_TOOLKIT;
+  info["cuda_architectures"] = py::str(FASTINIT_CUDA_ARCHITECTURES).attr("split")(";");
+#else
   info["cuda"] = py::none();
   info["cuda_architectures"] = py::none();
+#endif
   info["instruction_sets"] = std::vector<std::string>(names, names + count);
   info["instruction_set"] = cpu::instruction_set();
   info["threads"] = at::get_num_threads();
@@ -152,6 +157,8 @@ PYBIND11_MODULE(_C, module) {
       "child_key",
       static_cast<std::pair<uint64_t, uint64_t> (*)(uint64_t, uint64_t, uint64_t)>(&child_key),
       arg("seed"), arg("offset"), arg("index"));
+  module.def("cuda_generator_key", &cuda_generator_key, arg("seed"), arg("offset"));
+  module.def("emulate_cuda", &emulate_cuda, arg("blocks"), arg("threads") = 1);
   module.def("stream_version", [] { return kStreamVersion; });
   module.def("build_info", &build_info);
   module.def("instruction_sets", [] {

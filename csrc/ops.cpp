@@ -11,11 +11,21 @@
 #include <c10/util/SmallVector.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cmath>
 #include <limits>
 #include <mutex>
 #include <string>
+
+#if defined(FASTINIT_WITH_CUDA)
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
 
 #include "core/distributions.h"
 #include "core/sparse.h"
@@ -242,20 +252,25 @@ StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
   return key;
 }
 
-StreamKey key_from_tensor(const Tensor& key) {
+void check_key_tensor(const Tensor& key) {
   TORCH_CHECK_TYPE(key.scalar_type() == at::kUInt64, "key has dtype ", key.scalar_type(),
                    "; a key tensor holds [seed, offset] as uint64");
   TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "key has shape ", key.sizes(),
                     "; a key tensor holds [seed, offset], shape (2,)");
-  const Tensor host = key.cpu().contiguous();
-  const auto* words = static_cast<const uint64_t*>(host.const_data_ptr());
-  return {words[0], words[1]};
 }
 
 // -------------------------------------------------------------------------------------- fills
 
 constexpr int64_t kUnitItems = 4096;       // threads begin at multiples of this many elements
 constexpr int64_t kGrainElements = 32768;  // below it a thread costs more than it saves
+
+// Tests have the CUDA kernels emulated on CPU tensors: by so many blocks of so many threads.
+std::atomic<int64_t> emulated_blocks{0}, emulated_threads{0};
+
+// Whether the fill of `self` reads keys and scales where they are, as CUDA kernels do.
+bool reads_on_device(const Tensor& self) {
+  return self.is_cuda() || emulated_blocks.load(std::memory_order_relaxed) > 0;
+}
 
 // Fills specs on the CPU, in parallel. The threads share the elements of all of them evenly,
 // however they are spread over the specs: one huge and thousands of small ones take the same time.
@@ -286,16 +301,82 @@ void fill_cpu(c10::ArrayRef<FillSpec> specs) {
   at::parallel_for(0, first.back(), kGrainElements, fill_range);
 }
 
-double scale_factor(const Tensor& self, const std::optional<Tensor>& scale) {
-  if (!scale.has_value()) return 1.0;
-  TORCH_CHECK_VALUE(scale->dim() == 0, "gain or std is a tensor of shape ", scale->sizes(),
+#if defined(FASTINIT_WITH_CUDA)
+
+// Reserves one step of the generator's counter. While a graph is captured, its state lies on the
+// device, where each replay finds another one.
+void take_key_from_cuda(FillSpec& spec, const std::optional<at::Generator>& generator,
+                        at::Device device) {
+  auto* cuda = at::get_generator_or_default<at::CUDAGeneratorImpl>(
+      generator, at::cuda::detail::getDefaultCUDAGenerator(device.index()));
+  TORCH_CHECK_VALUE(cuda->device() == device, "generator is on ", cuda->device(),
+                    ", but the tensor to fill is on ", device, "; give a generator of that device");
+  const std::lock_guard<std::mutex> lock(cuda->mutex_);
+  const at::PhiloxCudaState state = cuda->philox_cuda_state(4);
+  spec.device.generator = true;
+  if (state.captured_) {
+    spec.device.seed = state.seed_.ptr;
+    spec.device.offset = state.offset_.ptr;
+    spec.key.offset = state.offset_intragraph_;
+  } else {
+    spec.key = {state.seed_.val, state.offset_.val};
+  }
+}
+
+// Fills specs of the current device: one by a launch that takes it by value, more from a table.
+void fill_cuda(c10::ArrayRef<FillSpec> specs) {
+  cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
+  const auto check = [](int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); };
+  if (specs.size() == 1) return check(cuda::fill(specs[0], stream));
+  const auto count = static_cast<int64_t>(specs.size());
+  const int64_t bytes = cuda::table_bytes(count);
+  // A captured copy would read the host's memory at each replay, when it holds something else.
+  const bool by_value =
+      c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  const auto options = at::TensorOptions(at::kByte);
+  const Tensor host = at::empty({bytes}, options.pinned_memory(!by_value));
+  const Tensor table = at::empty({bytes}, options.device(at::kCUDA));
+  cuda::write_table(specs.data(), count, host.mutable_data_ptr());
+  if (by_value) {
+    check(cuda::copy_table(host.const_data_ptr(), count, table.mutable_data_ptr(), stream));
+  } else {
+    table.copy_(host, /*non_blocking=*/true);  // keeps the pinned memory until it has been read
+  }
+  check(cuda::fill_table(host.const_data_ptr(), count, table.const_data_ptr(), stream));
+}
+
+#endif
+
+void run(c10::ArrayRef<FillSpec> specs, const Tensor& any) {
+#if defined(FASTINIT_WITH_CUDA)
+  if (any.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(any.device());
+    return fill_cuda(specs);
+  }
+#endif
+  const int64_t blocks = emulated_blocks.load(std::memory_order_relaxed);
+  if (blocks == 0) return fill_cpu(specs);
+  cuda::emulate(specs.data(), static_cast<int64_t>(specs.size()), blocks, emulated_threads);
+}
+
+void check_backend(const char* op, const Tensor& self) {
+#if defined(FASTINIT_WITH_CUDA)
+  const bool filled = self.is_cpu() || self.is_cuda();
+#else
+  const bool filled = self.is_cpu();
+#endif
+  TORCH_CHECK(filled, "fastinit.", op, ": the tensor is on ", self.device(),
+              ", but this fastinit was built without CUDA; rebuild it where the CUDA toolkit is: "
+              "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
+}
+
+void check_scale(const Tensor& self, const Tensor& scale) {
+  TORCH_CHECK_VALUE(scale.dim() == 0, "gain or std is a tensor of shape ", scale.sizes(),
                     "; give a number or a 0-dim tensor");
-  TORCH_CHECK_TYPE(at::isFloatingType(scale->scalar_type()), "gain or std is a tensor of dtype ",
-                   scale->scalar_type(), "; give a floating point one");
-  TORCH_CHECK_VALUE(scale->device() == self.device(), "gain or std is a tensor on ",
-                    scale->device(), ", but the tensor to fill is on ", self.device(),
-                    "; move it there");
-  return self.is_meta() || self.numel() == 0 ? 1.0 : scale->item<double>();
+  TORCH_CHECK_TYPE(at::isFloatingType(scale.scalar_type()), "gain or std is a tensor of dtype ",
+                   scale.scalar_type(), "; give a floating point one");
+  TORCH_CHECK_VALUE(scale.device() == self.device(), "gain or std is a tensor on ", scale.device(),
+                    ", but the tensor to fill is on ", self.device(), "; move it there");
 }
 
 // The bounds, as the stock initializers check them.
@@ -326,6 +407,18 @@ void check_law(const Law& law, DType dtype, const char* op) {
     TORCH_CHECK_VALUE(std > 0.0, op, ": std must not be zero");
     TORCH_CHECK(low <= high, op, " expects a <= b, but found a=", low, " > b=", high);
   }
+}
+
+// Takes in a factor of std or gain. A value on the device is not looked at.
+void set_scale(FillSpec& spec, const Tensor& self, const Tensor& scale, const char* op) {
+  if (reads_on_device(self)) {
+    spec.device.scale = scale.const_data_ptr();
+    spec.device.scale_dtype = dtype_from(op, scale.scalar_type()).first;
+    return;
+  }
+  const auto factor = scale.item<double>();
+  (spec.law.fan.mode == FanMode::kNone ? spec.law.std : spec.law.fan.gain) *= factor;
+  check_law(spec.law, spec.dtype, op);
 }
 
 // Which part of a larger tensor a tensor is; all of it by default.
@@ -373,19 +466,36 @@ std::optional<FillSpec> checked_spec(const char* op, const Tensor& self, Law law
   spec.law = law;
   complete(spec, region.shape(self));
   if (!empty) check_law(spec.law, spec.dtype, op);
-  const double factor = scale_factor(self, scale);
-  if (spec.law.fan.mode == FanMode::kNone) {
-    spec.law.std *= factor;
-  } else {
-    spec.law.fan.gain *= factor;
-  }
-  if (scale.has_value() && !empty) check_law(spec.law, spec.dtype, op);
+  if (scale.has_value()) check_scale(self, *scale);
   if (self.is_meta() || empty) return {};
+  check_backend(op, self);
+  if (scale.has_value()) set_scale(spec, self, *scale, op);
   at::assert_no_internal_overlap(self);
-  TORCH_CHECK(self.is_cpu(), "fastinit.", op, ": the tensor is on ", self.device(),
-              ", but this fastinit was built without CUDA; rebuild it where the CUDA toolkit is: "
-              "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
   return spec;
+}
+
+// The key that a key tensor holds. Returns what must live until the fill is launched.
+Tensor set_key(FillSpec& spec, const Tensor& self, const Tensor& key) {
+  if (!reads_on_device(self) || key.device() != self.device()) {
+    TORCH_CHECK_VALUE(key.is_cpu() || self.is_cpu(), "key is on ", key.device(),
+                      ", but the tensor to fill is on ", self.device(),
+                      "; move the key there or to the CPU");
+    const Tensor host = key.cpu().contiguous();
+    spec.key = key_from_words(static_cast<const int64_t*>(host.const_data_ptr()));
+    return host;
+  }
+  Tensor words = key.contiguous();
+  const auto* word = static_cast<const int64_t*>(words.const_data_ptr());
+  spec.device.seed = word;
+  spec.device.offset = word + 1;
+  return words;
+}
+
+void set_key(FillSpec& spec, const Tensor& self, const std::optional<at::Generator>& generator) {
+#if defined(FASTINIT_WITH_CUDA)
+  if (self.is_cuda()) return take_key_from_cuda(spec, generator, self.device());
+#endif
+  spec.key = key_from_generator(generator);
 }
 
 using FillSpecs = c10::SmallVector<FillSpec, 1>;
@@ -419,19 +529,21 @@ void fill(const char* op, const Tensor& self, const Law& law, const std::optiona
                       " numbers; it holds [seed, offset]");
   }
   if (!spec.has_value()) return;
+  Tensor key_words;
   if (stream.key.has_value()) {
     spec->key = key_from_words(stream.key->data());
   } else if (stream.key_tensor.has_value()) {
-    spec->key = key_from_tensor(*stream.key_tensor);
+    check_key_tensor(*stream.key_tensor);
+    key_words = set_key(*spec, self, *stream.key_tensor);
   } else {
-    spec->key = key_from_generator(stream.generator);
+    set_key(*spec, self, stream.generator);
   }
   if (self.numel() == 0) return;  // an empty shard, which has used the generator like any other
   if (spec->sparse.zeros > 0) spec->sparse.key = child_key(spec->key, 0);
   self.unsafeGetTensorImpl()->bump_version();
   FillSpecs specs;
   add_layouts(specs, self, stream.region, *spec);
-  fill_cpu(specs);
+  run(specs, self);
 }
 
 void keep(FillSpec& /*spec*/, IntArrayRef /*global_shape*/) {}
@@ -607,8 +719,9 @@ void multi_fill_(at::TensorList self, IntArrayRef distribution, at::ArrayRef<dou
     add_layouts(specs, self[i], region, *spec);
   }
   check_disjoint(targets);
+  if (targets.empty()) return;
   for (const Tensor* target : targets) target->unsafeGetTensorImpl()->bump_version();
-  fill_cpu(specs);
+  run(specs, *targets[0]);
 }
 
 void refuse_multi_fill_(at::TensorList self, IntArrayRef distribution, at::ArrayRef<double> mean,
@@ -622,6 +735,13 @@ void refuse_multi_fill_(at::TensorList self, IntArrayRef distribution, at::Array
                                 tensor.layout(), "; it fills strided tensors on cpu and cuda");
   }
   multi_fill_(self, distribution, mean, std, low, high, key, global_shape, offsets);
+}
+
+void emulate_cuda(int64_t blocks, int64_t threads) {
+  TORCH_CHECK_VALUE(blocks >= 0 && threads >= 1, "got ", blocks, " blocks of ", threads,
+                    " threads");
+  emulated_blocks = blocks;
+  emulated_threads = threads;
 }
 
 double calculate_gain(std::string_view nonlinearity, double parameter) {
@@ -653,6 +773,11 @@ std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
                             KeySchedule(key[0] | uint64_t{key[1]} << 32));
   return {static_cast<uint32_t>(block.x0), static_cast<uint32_t>(block.x1),
           static_cast<uint32_t>(block.x2), static_cast<uint32_t>(block.x3)};
+}
+
+std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset) {
+  const StreamKey key = generator_key(seed, offset);
+  return {key.seed, key.offset};
 }
 
 std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index) {

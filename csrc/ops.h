@@ -63,5 +63,11 @@ std::pair<int64_t, int64_t> fans(at::IntArrayRef shape, at::OptionalIntArrayRef 
 std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
                                      const std::array<uint32_t, 2>& key);
 std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index);
+// The key that a CUDA generator's state gives.
+std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset);
+
+// For tests: from now on the CUDA kernels fill CPU tensors, on the CPU, as so many blocks of so
+// many threads; none means that the CPU engine does.
+void emulate_cuda(int64_t blocks, int64_t threads);
 
 }  // namespace fastinit
