@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import models, report
+from benchmarks import cuda, models, report
 from benchmarks.cases import Case, cases, selected
 from benchmarks.goals import judge
 from benchmarks.laws import WrongResultError
@@ -54,7 +54,11 @@ def measure(case: Case, clock: Clock, plan: Plan) -> Result:
 
 def run(options: argparse.Namespace) -> int:
     sizes = (512, 256, models.TINY) if options.quick else (4096, 2048, models.LARGE)
-    chosen = selected(cases(*sizes), options.select)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("this machine has no CUDA device that torch can use")
+        return 2
+    everything = cuda.cases(options.quick) if options.device == "cuda" else cases(*sizes)
+    chosen = selected(everything, options.select)
     if not chosen:
         print("no case has such a name; see `python -m benchmarks list`")
         return 2

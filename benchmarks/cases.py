@@ -18,6 +18,7 @@ from benchmarks import models
 from benchmarks.contenders import CEILING, OURS, STOCK, TORCH_KEYED
 from benchmarks.goals import Goal, at_least, at_most
 from benchmarks.laws import Law, Normal, Orthogonal, SparseColumns, Truncated, Uniform
+from benchmarks.many import ManyCase
 from benchmarks.shards import ShardCase
 from benchmarks.timing import Contender
 
@@ -170,6 +171,7 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
             only=alone,
             goals=(_speed(10.0),),
         ),
+        ManyCase(min(10_000, size * size // 64)),
         ScalingCase(replace(kaiming_normal, goals=())),
         ShardCase(size),
         ShardCase(size, torch.bfloat16),

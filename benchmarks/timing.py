@@ -53,7 +53,24 @@ def wall_clock(call: Callable[[], object], number: int) -> float:
     return seconds / number
 
 
-CLOCKS: dict[str, Clock] = {"cpu": wall_clock}
+WARM = 2  # calls before a CUDA sample: they load kernels and fill the allocator's cache
+
+
+def cuda_clock(call: Callable[[], object], number: int) -> float:
+    """Between two CUDA events: the device's time, or the host's where launches take longer."""
+    for _ in repeat(None, WARM):
+        call()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in repeat(None, number):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / number
+
+
+CLOCKS: dict[str, Clock] = {"cpu": wall_clock, "cuda": cuda_clock}
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ namespace {
   "Generator? generator=None, int[]? key=None, Tensor? key_tensor=None, " \
   "int[]? global_shape=None, int[]? offsets=None) -> ()"
 
-#define FASTINIT_FOR_EACH_OP(apply) \
-  apply(uniform_) apply(normal_) apply(trunc_normal_) apply(variance_scaling_) apply(sparse_)
+#define FASTINIT_FOR_EACH_OP(apply)                                                           \
+  apply(uniform_) apply(normal_) apply(trunc_normal_) apply(variance_scaling_) apply(sparse_) \
+      apply(multi_fill_)
 
 // One kernel for all devices; see ops.cpp.
 #define FASTINIT_REGISTER(op) library.impl(#op, TORCH_FN(op));
@@ -46,12 +47,21 @@ TORCH_LIBRARY(fastinit, library) {
       "int groups, " FASTINIT_STREAM_SCHEMA,
       tags);
   library.def("sparse_(Tensor(a!) self, float sparsity, float std, " FASTINIT_STREAM_SCHEMA, tags);
+  library.def(
+      "multi_fill_(Tensor(a!)[] self, int[] distribution, float[] mean, float[] std, float[] low, "
+      "float[] high, int[] key, int[]? global_shape=None, int[]? offsets=None) -> ()",
+      {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(fastinit, CPU, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
 TORCH_LIBRARY_IMPL(fastinit, CUDA, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
 TORCH_LIBRARY_IMPL(fastinit, Meta, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
 TORCH_LIBRARY_IMPL(fastinit, Autograd, library) { FASTINIT_FOR_EACH_OP(FASTINIT_FALL_THROUGH); }
+
+// An empty list belongs to no device.
+TORCH_LIBRARY_IMPL(fastinit, CompositeExplicitAutograd, library) {
+  library.impl("multi_fill_", TORCH_FN(refuse_multi_fill_));
+}
 
 // pybind11 has no caster for optional lists of integers that are only referred to.
 template <class T>
@@ -65,6 +75,12 @@ struct FromPython<at::OptionalIntArrayRef> {
   static at::OptionalIntArrayRef view(const Type& value) {
     return value.has_value() ? at::OptionalIntArrayRef(*value) : std::nullopt;
   }
+};
+
+template <class T>
+struct FromPython<at::ArrayRef<T>> {
+  using Type = std::vector<T>;
+  static at::ArrayRef<T> view(const Type& value) { return value; }
 };
 
 template <class Result, class Call, class... Args>
@@ -92,8 +108,13 @@ py::dict build_info() {
   const int count = cpu::instruction_sets(names);
   info["stream_version"] = kStreamVersion;
   info["torch"] = TORCH_VERSION;
+#if defined(FASTINIT_WITH_CUDA)
+  info["cuda"] = FASTINIT_CUDA_TOOLKIT;
+  info["cuda_architectures"] = py::str(FASTINIT_CUDA_ARCHITECTURES).attr("split")(";");
+#else
   info["cuda"] = py::none();
   info["cuda_architectures"] = py::none();
+#endif
   info["instruction_sets"] = std::vector<std::string>(names, names + count);
   info["instruction_set"] = cpu::instruction_set();
   info["threads"] = at::get_num_threads();
@@ -121,15 +142,23 @@ PYBIND11_MODULE(_C, module) {
                 FASTINIT_STREAM_DEFAULTS);
   bind_operator(module, "sparse_", &sparse_, arg("self"), arg("sparsity"), arg("std"),
                 FASTINIT_STREAM_DEFAULTS);
+  bind_operator(module, "multi_fill_", &multi_fill_, arg("self"), arg("distribution"), arg("mean"),
+                arg("std"), arg("low"), arg("high"), arg("key"), arg("global_shape") = py::none(),
+                arg("offsets") = py::none());
 
   module.def("calculate_gain", &calculate_gain, arg("nonlinearity"), arg("parameter"));
   module.def("fans", from_python(&fans, &fans), arg("shape"), arg("in_axis"), arg("out_axis"),
+             arg("batch_axis"), arg("groups"));
+  module.def("std_of", from_python(&std_of, &std_of), arg("shape"), arg("fan_mode"),
+             arg("nonlinearity"), arg("parameter"), arg("gain"), arg("in_axis"), arg("out_axis"),
              arg("batch_axis"), arg("groups"));
   module.def("philox", &philox_block, arg("counter"), arg("key"));
   module.def(
       "child_key",
       static_cast<std::pair<uint64_t, uint64_t> (*)(uint64_t, uint64_t, uint64_t)>(&child_key),
       arg("seed"), arg("offset"), arg("index"));
+  module.def("cuda_generator_key", &cuda_generator_key, arg("seed"), arg("offset"));
+  module.def("emulate_cuda", &emulate_cuda, arg("blocks"), arg("threads") = 1);
   module.def("stream_version", [] { return kStreamVersion; });
   module.def("build_info", &build_info);
   module.def("instruction_sets", [] {

@@ -26,4 +26,24 @@ bool force_instruction_set(const char* name);
 const char* instruction_set();
 
 }  // namespace cpu
+
+// Each function that takes a stream, a cudaStream_t, launches on that stream of the current device
+// and returns the CUDA runtime's error code, 0 if all went well.
+namespace cuda {
+
+int fill(const FillSpec& spec, void* stream);
+
+// Many fills in one launch for each distribution and dtype, from a table in device memory.
+// write_table() makes it in host memory; copy_table() is the way to the device that CUDA graphs can
+// capture, by value, while the caller may as well copy the bytes itself.
+int64_t table_bytes(int64_t count);
+void write_table(const FillSpec* specs, int64_t count, void* host);
+int copy_table(const void* host, int64_t count, void* table, void* stream);
+int fill_table(const void* host, int64_t count, const void* table, void* stream);
+
+// What fill() or fill_table() of all specs would do on a GPU, done on the CPU, one thread after the
+// other; in every build, for tests.
+void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threads);
+
+}  // namespace cuda
 }  // namespace fastinit

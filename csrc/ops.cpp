@@ -11,11 +11,21 @@
 #include <c10/util/SmallVector.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cmath>
 #include <limits>
 #include <mutex>
 #include <string>
+
+#if defined(FASTINIT_WITH_CUDA)
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
 
 #include "core/distributions.h"
 #include "core/sparse.h"
@@ -228,6 +238,10 @@ void for_each_layout(FillSpec spec, const Dims& dims, size_t first, int64_t item
 
 // -------------------------------------------------------------------------------------- keys
 
+StreamKey key_from_words(const int64_t* words) {
+  return {static_cast<uint64_t>(words[0]), static_cast<uint64_t>(words[1])};
+}
+
 StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
   auto* cpu = at::get_generator_or_default<at::CPUGeneratorImpl>(
       generator, at::detail::getDefaultCPUGenerator());
@@ -238,14 +252,11 @@ StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
   return key;
 }
 
-StreamKey key_from_tensor(const Tensor& key) {
+void check_key_tensor(const Tensor& key) {
   TORCH_CHECK_TYPE(key.scalar_type() == at::kUInt64, "key has dtype ", key.scalar_type(),
                    "; a key tensor holds [seed, offset] as uint64");
   TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "key has shape ", key.sizes(),
                     "; a key tensor holds [seed, offset], shape (2,)");
-  const Tensor host = key.cpu().contiguous();
-  const auto* words = static_cast<const uint64_t*>(host.const_data_ptr());
-  return {words[0], words[1]};
 }
 
 // -------------------------------------------------------------------------------------- fills
@@ -253,28 +264,119 @@ StreamKey key_from_tensor(const Tensor& key) {
 constexpr int64_t kUnitItems = 4096;       // threads begin at multiples of this many elements
 constexpr int64_t kGrainElements = 32768;  // below it a thread costs more than it saves
 
-void fill_cpu(const FillSpec& spec) {
-  const cpu::WorkSize work = cpu::work_size(spec);
-  if (work.items * work.elements_per_item <= kGrainElements) {
-    return cpu::fill(spec, 0, work.items);
-  }
-  const int64_t unit = work.elements_per_item == 1 ? kUnitItems : 1;
-  const int64_t grain = std::max<int64_t>(1, kGrainElements / (unit * work.elements_per_item));
-  at::parallel_for(0, (work.items + unit - 1) / unit, grain, [&](int64_t begin, int64_t end) {
-    cpu::fill(spec, begin * unit, std::min(end * unit, work.items));
-  });
+// Tests have the CUDA kernels emulated on CPU tensors: by so many blocks of so many threads.
+std::atomic<int64_t> emulated_blocks{0}, emulated_threads{0};
+
+// Whether the fill of `self` reads keys and scales where they are, as CUDA kernels do.
+bool reads_on_device(const Tensor& self) {
+  return self.is_cuda() || emulated_blocks.load(std::memory_order_relaxed) > 0;
 }
 
-double scale_factor(const Tensor& self, const std::optional<Tensor>& scale) {
-  if (!scale.has_value()) return 1.0;
-  TORCH_CHECK_VALUE(scale->dim() == 0, "gain or std is a tensor of shape ", scale->sizes(),
+// Fills specs on the CPU, in parallel. The threads share the elements of all of them evenly,
+// however they are spread over the specs: one huge and thousands of small ones take the same time.
+void fill_cpu(c10::ArrayRef<FillSpec> specs) {
+  c10::SmallVector<cpu::WorkSize, 1> work;
+  c10::SmallVector<int64_t, 2> first{0};  // element of a spec, counted through all of them
+  for (const FillSpec& spec : specs) {
+    const cpu::WorkSize size = cpu::work_size(spec);
+    work.push_back(size);
+    first.push_back(first.back() + size.items * size.elements_per_item);
+  }
+  const auto fill_range = [&](int64_t begin, int64_t end) {
+    size_t i = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1;
+    for (; i < specs.size() && first[i] < end; ++i) {
+      const auto [items, elements_per_item] = work[i];
+      const int64_t unit = elements_per_item == 1 ? kUnitItems : 1;
+      const int64_t unit_elements = unit * elements_per_item;
+      // A unit belongs to the range that its first element lies in.
+      const auto item_from = [&, items = items](int64_t element) {
+        const int64_t inside = std::max<int64_t>(0, element - first[i]);
+        return std::min((inside + unit_elements - 1) / unit_elements * unit, items);
+      };
+      const int64_t from = item_from(begin), to = item_from(end);
+      if (from < to) cpu::fill(specs[i], from, to);
+    }
+  };
+  if (first.back() <= kGrainElements) return fill_range(0, first.back());
+  at::parallel_for(0, first.back(), kGrainElements, fill_range);
+}
+
+#if defined(FASTINIT_WITH_CUDA)
+
+// Reserves one step of the generator's counter. While a graph is captured, its state lies on the
+// device, where each replay finds another one.
+void take_key_from_cuda(FillSpec& spec, const std::optional<at::Generator>& generator,
+                        at::Device device) {
+  auto* cuda = at::get_generator_or_default<at::CUDAGeneratorImpl>(
+      generator, at::cuda::detail::getDefaultCUDAGenerator(device.index()));
+  TORCH_CHECK_VALUE(cuda->device() == device, "generator is on ", cuda->device(),
+                    ", but the tensor to fill is on ", device, "; give a generator of that device");
+  const std::lock_guard<std::mutex> lock(cuda->mutex_);
+  const at::PhiloxCudaState state = cuda->philox_cuda_state(4);
+  spec.device.generator = true;
+  if (state.captured_) {
+    spec.device.seed = state.seed_.ptr;
+    spec.device.offset = state.offset_.ptr;
+    spec.key.offset = state.offset_intragraph_;
+  } else {
+    spec.key = {state.seed_.val, state.offset_.val};
+  }
+}
+
+// Fills specs of the current device: one by a launch that takes it by value, more from a table.
+void fill_cuda(c10::ArrayRef<FillSpec> specs) {
+  cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
+  const auto check = [](int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); };
+  if (specs.size() == 1) return check(cuda::fill(specs[0], stream));
+  const auto count = static_cast<int64_t>(specs.size());
+  const int64_t bytes = cuda::table_bytes(count);
+  // A captured copy would read the host's memory at each replay, when it holds something else.
+  const bool by_value =
+      c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  const auto options = at::TensorOptions(at::kByte);
+  const Tensor host = at::empty({bytes}, options.pinned_memory(!by_value));
+  const Tensor table = at::empty({bytes}, options.device(at::kCUDA));
+  cuda::write_table(specs.data(), count, host.mutable_data_ptr());
+  if (by_value) {
+    check(cuda::copy_table(host.const_data_ptr(), count, table.mutable_data_ptr(), stream));
+  } else {
+    table.copy_(host, /*non_blocking=*/true);  // keeps the pinned memory until it has been read
+  }
+  check(cuda::fill_table(host.const_data_ptr(), count, table.const_data_ptr(), stream));
+}
+
+#endif
+
+void run(c10::ArrayRef<FillSpec> specs, const Tensor& any) {
+#if defined(FASTINIT_WITH_CUDA)
+  if (any.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(any.device());
+    return fill_cuda(specs);
+  }
+#endif
+  const int64_t blocks = emulated_blocks.load(std::memory_order_relaxed);
+  if (blocks == 0) return fill_cpu(specs);
+  cuda::emulate(specs.data(), static_cast<int64_t>(specs.size()), blocks, emulated_threads);
+}
+
+void check_backend(const char* op, const Tensor& self) {
+#if defined(FASTINIT_WITH_CUDA)
+  const bool filled = self.is_cpu() || self.is_cuda();
+#else
+  const bool filled = self.is_cpu();
+#endif
+  TORCH_CHECK(filled, "fastinit.", op, ": the tensor is on ", self.device(),
+              ", but this fastinit was built without CUDA; rebuild it where the CUDA toolkit is: "
+              "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
+}
+
+void check_scale(const Tensor& self, const Tensor& scale) {
+  TORCH_CHECK_VALUE(scale.dim() == 0, "gain or std is a tensor of shape ", scale.sizes(),
                     "; give a number or a 0-dim tensor");
-  TORCH_CHECK_TYPE(at::isFloatingType(scale->scalar_type()), "gain or std is a tensor of dtype ",
-                   scale->scalar_type(), "; give a floating point one");
-  TORCH_CHECK_VALUE(scale->device() == self.device(), "gain or std is a tensor on ",
-                    scale->device(), ", but the tensor to fill is on ", self.device(),
-                    "; move it there");
-  return self.is_meta() || self.numel() == 0 ? 1.0 : scale->item<double>();
+  TORCH_CHECK_TYPE(at::isFloatingType(scale.scalar_type()), "gain or std is a tensor of dtype ",
+                   scale.scalar_type(), "; give a floating point one");
+  TORCH_CHECK_VALUE(scale.device() == self.device(), "gain or std is a tensor on ", scale.device(),
+                    ", but the tensor to fill is on ", self.device(), "; move it there");
 }
 
 // The bounds, as the stock initializers check them.
@@ -307,19 +409,36 @@ void check_law(const Law& law, DType dtype, const char* op) {
   }
 }
 
+// Takes in a factor of std or gain. A value on the device is not looked at.
+void set_scale(FillSpec& spec, const Tensor& self, const Tensor& scale, const char* op) {
+  if (reads_on_device(self)) {
+    spec.device.scale = scale.const_data_ptr();
+    spec.device.scale_dtype = dtype_from(op, scale.scalar_type()).first;
+    return;
+  }
+  const auto factor = scale.item<double>();
+  (spec.law.fan.mode == FanMode::kNone ? spec.law.std : spec.law.fan.gain) *= factor;
+  check_law(spec.law, spec.dtype, op);
+}
+
+// Which part of a larger tensor a tensor is; all of it by default.
+struct Region {
+  at::OptionalIntArrayRef global_shape, offsets;
+
+  IntArrayRef shape(const Tensor& self) const { return global_shape.value_or(self.sizes()); }
+};
+
 struct Stream {
   const std::optional<at::Generator>& generator;
   at::OptionalIntArrayRef key;
   const std::optional<Tensor>& key_tensor;
-  at::OptionalIntArrayRef global_shape;
-  at::OptionalIntArrayRef offsets;
+  Region region;
 };
 
-// The global shape, after checking the region against the tensor.
-IntArrayRef checked_global_shape(const Tensor& self, const Stream& stream) {
-  if (!stream.global_shape.has_value()) return self.sizes();
-  TORCH_CHECK_VALUE(stream.offsets.has_value(), "a region needs offsets beside its global_shape");
-  const IntArrayRef global = *stream.global_shape, offsets = *stream.offsets;
+void check_region(const Tensor& self, const Region& region) {
+  if (!region.global_shape.has_value()) return;
+  TORCH_CHECK_VALUE(region.offsets.has_value(), "a region needs offsets beside its global_shape");
+  const IntArrayRef global = *region.global_shape, offsets = *region.offsets;
   TORCH_CHECK_VALUE(
       global.size() == static_cast<size_t>(self.dim()) && offsets.size() == global.size(),
       "region has global_shape ", global, " and offsets ", offsets, ", but the tensor has shape ",
@@ -330,71 +449,111 @@ IntArrayRef checked_global_shape(const Tensor& self, const Stream& stream) {
         "region at offsets ", offsets, " of global_shape ", global,
         " does not contain a tensor of shape ", self.sizes(), " (dimension ", k, ")");
   }
-  return global;
 }
 
-// Fills `self` under `law`. `complete` may look at the global shape and finish the spec.
+// All that can be wrong with filling `self`, but for the key. The spec still lacks its key and its
+// layout; nothing at all means that there is nothing to fill. `complete` may look at the global
+// shape and finish the law.
 template <class Complete>
-void fill(const char* op, const Tensor& self, Law law, const std::optional<Tensor>& scale,
+std::optional<FillSpec> checked_spec(const char* op, const Tensor& self, Law law,
+                                     const std::optional<Tensor>& scale, const Region& region,
+                                     const Complete& complete) {
+  FillSpec spec;
+  std::tie(spec.dtype, law.complex) = dtype_from(op, self.scalar_type());
+  if (self.is_meta() && self.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return {};
+  check_region(self, region);
+  const bool empty = checked_numel(region.shape(self)) == 0;
+  spec.law = law;
+  complete(spec, region.shape(self));
+  if (!empty) check_law(spec.law, spec.dtype, op);
+  if (scale.has_value()) check_scale(self, *scale);
+  if (self.is_meta() || empty) return {};
+  check_backend(op, self);
+  if (scale.has_value()) set_scale(spec, self, *scale, op);
+  at::assert_no_internal_overlap(self);
+  return spec;
+}
+
+// The key that a key tensor holds. Returns what must live until the fill is launched.
+Tensor set_key(FillSpec& spec, const Tensor& self, const Tensor& key) {
+  if (!reads_on_device(self) || key.device() != self.device()) {
+    TORCH_CHECK_VALUE(key.is_cpu() || self.is_cpu(), "key is on ", key.device(),
+                      ", but the tensor to fill is on ", self.device(),
+                      "; move the key there or to the CPU");
+    const Tensor host = key.cpu().contiguous();
+    spec.key = key_from_words(static_cast<const int64_t*>(host.const_data_ptr()));
+    return host;
+  }
+  Tensor words = key.contiguous();
+  const auto* word = static_cast<const int64_t*>(words.const_data_ptr());
+  spec.device.seed = word;
+  spec.device.offset = word + 1;
+  return words;
+}
+
+void set_key(FillSpec& spec, const Tensor& self, const std::optional<at::Generator>& generator) {
+#if defined(FASTINIT_WITH_CUDA)
+  if (self.is_cuda()) return take_key_from_cuda(spec, generator, self.device());
+#endif
+  spec.key = key_from_generator(generator);
+}
+
+using FillSpecs = c10::SmallVector<FillSpec, 1>;
+
+// Adds what fills `self`: one spec, or several where a layout has too many dimensions.
+void add_layouts(FillSpecs& specs, const Tensor& self, const Region& region, FillSpec spec) {
+  const Dims dims = merged_dims(self, region.shape(self), spec.law.complex);
+  if (region.offsets.has_value()) {
+    uint64_t stride = spec.law.complex ? 2 : 1;
+    for (int64_t k = self.dim() - 1; k >= 0; --k) {
+      spec.layout.start += stride * static_cast<uint64_t>((*region.offsets)[k]);
+      stride *= static_cast<uint64_t>(region.shape(self)[k]);
+    }
+  }
+  spec.data = self.mutable_data_ptr();
+  const auto item_size = static_cast<int64_t>(self.element_size()) / (spec.law.complex ? 2 : 1);
+  for_each_layout(spec, dims, 0, item_size,
+                  [&](const FillSpec& complete) { specs.push_back(complete); });
+}
+
+// Fills `self` under `law`.
+template <class Complete>
+void fill(const char* op, const Tensor& self, const Law& law, const std::optional<Tensor>& scale,
           const Stream& stream, const Complete& complete) {
   const int keys =
       stream.generator.has_value() + stream.key.has_value() + stream.key_tensor.has_value();
   TORCH_CHECK_VALUE(keys <= 1, "generator and key exclude each other; give one of them");
-  FillSpec spec;
-  std::tie(spec.dtype, law.complex) = dtype_from(op, self.scalar_type());
-  if (self.is_meta() && self.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return;
-  const IntArrayRef global_shape = checked_global_shape(self, stream);
-  const bool empty = checked_numel(global_shape) == 0;
-  spec.law = law;
-  complete(spec, global_shape);
-  if (!empty) check_law(spec.law, spec.dtype, op);
-  const double factor = scale_factor(self, scale);
-  if (spec.law.fan.mode == FanMode::kNone) {
-    spec.law.std *= factor;
-  } else {
-    spec.law.fan.gain *= factor;
-  }
-  if (scale.has_value() && !empty) check_law(spec.law, spec.dtype, op);
+  std::optional<FillSpec> spec = checked_spec(op, self, law, scale, stream.region, complete);
   if (stream.key.has_value()) {
     TORCH_CHECK_VALUE(stream.key->size() == 2, "key has ", stream.key->size(),
                       " numbers; it holds [seed, offset]");
   }
-  if (self.is_meta() || empty) return;
-  at::assert_no_internal_overlap(self);
-  TORCH_CHECK(self.is_cpu(), "fastinit.", op, ": the tensor is on ", self.device(),
-              ", but this fastinit was built without CUDA; rebuild it where the CUDA toolkit is: "
-              "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
-
+  if (!spec.has_value()) return;
+  Tensor key_words;
   if (stream.key.has_value()) {
-    spec.key = {static_cast<uint64_t>((*stream.key)[0]), static_cast<uint64_t>((*stream.key)[1])};
+    spec->key = key_from_words(stream.key->data());
   } else if (stream.key_tensor.has_value()) {
-    spec.key = key_from_tensor(*stream.key_tensor);
+    check_key_tensor(*stream.key_tensor);
+    key_words = set_key(*spec, self, *stream.key_tensor);
   } else {
-    spec.key = key_from_generator(stream.generator);
+    set_key(*spec, self, stream.generator);
   }
   if (self.numel() == 0) return;  // an empty shard, which has used the generator like any other
-  if (spec.sparse.zeros > 0) spec.sparse.key = child_key(spec.key, 0);
-
-  const Dims dims = merged_dims(self, global_shape, law.complex);
-  if (stream.offsets.has_value()) {
-    uint64_t stride = law.complex ? 2 : 1;
-    for (int64_t k = self.dim() - 1; k >= 0; --k) {
-      spec.layout.start += stride * static_cast<uint64_t>((*stream.offsets)[k]);
-      stride *= static_cast<uint64_t>(global_shape[k]);
-    }
-  }
+  if (spec->sparse.zeros > 0) spec->sparse.key = child_key(spec->key, 0);
   self.unsafeGetTensorImpl()->bump_version();
-  spec.data = self.mutable_data_ptr();
-  const auto item_size = static_cast<int64_t>(self.element_size()) / (law.complex ? 2 : 1);
-  for_each_layout(spec, dims, 0, item_size, fill_cpu);
+  FillSpecs specs;
+  add_layouts(specs, self, stream.region, *spec);
+  run(specs, self);
 }
 
 void keep(FillSpec& /*spec*/, IntArrayRef /*global_shape*/) {}
 
 }  // namespace
 
-#define FASTINIT_STREAM \
-  Stream { generator, key, key_tensor, global_shape, offsets }
+#define FASTINIT_STREAM                                   \
+  Stream {                                                \
+    generator, key, key_tensor, { global_shape, offsets } \
+  }
 
 void uniform_(const Tensor& self, double low, double high, FASTINIT_STREAM_ARGUMENTS) {
   Law law;
@@ -465,8 +624,140 @@ void sparse_(const Tensor& self, double sparsity, double std, FASTINIT_STREAM_AR
   fill("sparse_", self, law, std::nullopt, FASTINIT_STREAM, complete);
 }
 
+namespace {
+
+// The i-th tensor's part of lists that hold as many numbers a tensor as it has dimensions.
+struct Regions {
+  const at::OptionalIntArrayRef& global_shape;
+  const at::OptionalIntArrayRef& offsets;
+  size_t next = 0;
+
+  void check(at::TensorList tensors) const {
+    TORCH_CHECK_VALUE(global_shape.has_value() == offsets.has_value(),
+                      "multi_fill_ takes global_shape and offsets together or neither");
+    if (!global_shape.has_value()) return;
+    size_t dims = 0;
+    for (const Tensor& tensor : tensors) dims += static_cast<size_t>(tensor.dim());
+    TORCH_CHECK_VALUE(global_shape->size() == dims && offsets->size() == dims,
+                      "multi_fill_ got global_shape of ", global_shape->size(), " and offsets of ",
+                      offsets->size(), " numbers, but the tensors have ", dims,
+                      " dimensions in all; give one number a dimension");
+  }
+
+  Region of(const Tensor& tensor) {
+    if (!global_shape.has_value()) return {};
+    const size_t begin = next, count = static_cast<size_t>(tensor.dim());
+    next += count;
+    return {global_shape->slice(begin, count), offsets->slice(begin, count)};
+  }
+};
+
+// Two tensors that share memory would get values that depend on which thread comes last.
+void check_disjoint(c10::ArrayRef<const Tensor*> tensors) {
+  struct Extent {
+    const char *begin, *end;
+    size_t index;
+  };
+  std::vector<Extent> extents;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i] == nullptr || !tensors[i]->is_non_overlapping_and_dense()) continue;
+    const auto* begin = static_cast<const char*>(tensors[i]->const_data_ptr());
+    if (tensors[i]->numel() > 0) extents.push_back({begin, begin + tensors[i]->nbytes(), i});
+  }
+  const auto before = [](const Extent& a, const Extent& b) { return a.begin < b.begin; };
+  std::sort(extents.begin(), extents.end(), before);
+  for (size_t i = 1; i < extents.size(); ++i) {
+    TORCH_CHECK(extents[i - 1].end <= extents[i].begin, "multi_fill_: tensors ",
+                std::min(extents[i - 1].index, extents[i].index), " and ",
+                std::max(extents[i - 1].index, extents[i].index),
+                " share memory; name each only once");
+  }
+}
+
+Distribution distribution_from(int64_t code) {
+  TORCH_CHECK_VALUE(0 <= code && code <= 2, "distribution must be 0 (uniform), 1 (normal) or 2 ",
+                    "(truncated normal), got ", code);
+  return static_cast<Distribution>(code);
+}
+
+}  // namespace
+
+void multi_fill_(at::TensorList self, IntArrayRef distribution, at::ArrayRef<double> mean,
+                 at::ArrayRef<double> std, at::ArrayRef<double> low, at::ArrayRef<double> high,
+                 IntArrayRef key, at::OptionalIntArrayRef global_shape,
+                 at::OptionalIntArrayRef offsets) {
+  const size_t count = self.size();
+  for (const size_t size :
+       {distribution.size(), mean.size(), std.size(), low.size(), high.size()}) {
+    TORCH_CHECK_VALUE(size == count, "multi_fill_ got ", count, " tensors, but a list of ", size,
+                      " numbers; distribution, mean, std, low and high hold one a tensor");
+  }
+  TORCH_CHECK_VALUE(key.size() == 2 * count, "multi_fill_ got ", count, " tensors and ", key.size(),
+                    " key words; key holds seed and offset of each tensor in turn");
+  Regions regions{global_shape, offsets};
+  regions.check(self);
+  FillSpecs specs;
+  specs.reserve(count);
+  std::vector<const Tensor*> targets;
+  targets.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    Law law;
+    law.distribution = distribution_from(distribution[i]);
+    law.mean = mean[i];
+    law.std = law.distribution == Distribution::kTruncNormal ? std::abs(std[i]) : std[i];
+    law.low = low[i];
+    law.high = high[i];
+    const Region region = regions.of(self[i]);
+    std::optional<FillSpec> spec =
+        checked_spec("multi_fill_", self[i], law, std::nullopt, region, keep);
+    if (!spec.has_value() || self[i].numel() == 0) continue;
+    TORCH_CHECK_VALUE(targets.empty() || targets[0]->device() == self[i].device(),
+                      "multi_fill_ got tensors on ", targets[0]->device(), " and on ",
+                      self[i].device(), " in one list; call it once for each device");
+    targets.push_back(&self[i]);
+    spec->key = key_from_words(&key[2 * i]);
+    add_layouts(specs, self[i], region, *spec);
+  }
+  check_disjoint(targets);
+  if (targets.empty()) return;
+  for (const Tensor* target : targets) target->unsafeGetTensorImpl()->bump_version();
+  run(specs, *targets[0]);
+}
+
+void refuse_multi_fill_(at::TensorList self, IntArrayRef distribution, at::ArrayRef<double> mean,
+                        at::ArrayRef<double> std, at::ArrayRef<double> low,
+                        at::ArrayRef<double> high, IntArrayRef key,
+                        at::OptionalIntArrayRef global_shape, at::OptionalIntArrayRef offsets) {
+  for (const Tensor& tensor : self) {
+    TORCH_CHECK_NOT_IMPLEMENTED((tensor.is_cpu() || tensor.is_cuda() || tensor.is_meta()) &&
+                                    tensor.layout() == at::kStrided,
+                                "multi_fill_ got a tensor on ", tensor.device(), " with layout ",
+                                tensor.layout(), "; it fills strided tensors on cpu and cuda");
+  }
+  multi_fill_(self, distribution, mean, std, low, high, key, global_shape, offsets);
+}
+
+void emulate_cuda(int64_t blocks, int64_t threads) {
+  TORCH_CHECK_VALUE(blocks >= 0 && threads >= 1, "got ", blocks, " blocks of ", threads,
+                    " threads");
+  emulated_blocks = blocks;
+  emulated_threads = threads;
+}
+
 double calculate_gain(std::string_view nonlinearity, double parameter) {
   return gain_of(nonlinearity_from(nonlinearity), parameter);
+}
+
+double std_of(IntArrayRef shape, std::string_view mode, std::string_view nonlinearity,
+              double parameter, double gain, at::OptionalIntArrayRef in_axis,
+              at::OptionalIntArrayRef out_axis, at::OptionalIntArrayRef batch_axis,
+              int64_t groups) {
+  FanSpec spec = fan_spec(shape, {in_axis, out_axis, batch_axis}, groups);
+  spec.mode = fan_mode_from(mode);
+  spec.nonlinearity = nonlinearity_from(nonlinearity);
+  spec.parameter = parameter;
+  spec.gain = gain;
+  return std_of(spec);
 }
 
 std::pair<int64_t, int64_t> fans(IntArrayRef shape, at::OptionalIntArrayRef in_axis,
@@ -482,6 +773,11 @@ std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
                             KeySchedule(key[0] | uint64_t{key[1]} << 32));
   return {static_cast<uint32_t>(block.x0), static_cast<uint32_t>(block.x1),
           static_cast<uint32_t>(block.x2), static_cast<uint32_t>(block.x3)};
+}
+
+std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset) {
+  const StreamKey key = generator_key(seed, offset);
+  return {key.seed, key.offset};
 }
 
 std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index) {

@@ -37,13 +37,37 @@ void variance_scaling_(const at::Tensor& self, std::string_view distribution, do
 
 void sparse_(const at::Tensor& self, double sparsity, double std, FASTINIT_STREAM_ARGUMENTS);
 
+// Fills every tensor of a list, tensor i with distribution[i] (0 uniform, 1 normal, 2 truncated
+// normal), mean[i] and so on, under the key (key[2i], key[2i + 1]): the values that a single fill
+// gives. Numbers a distribution does not use are ignored. global_shape and offsets hold the regions
+// of all tensors one after the other, a number a dimension. Nothing is written if anything is wrong
+// with any tensor. Empty tensors and those on meta are passed over.
+void multi_fill_(at::TensorList self, at::IntArrayRef distribution, at::ArrayRef<double> mean,
+                 at::ArrayRef<double> std, at::ArrayRef<double> low, at::ArrayRef<double> high,
+                 at::IntArrayRef key, at::OptionalIntArrayRef global_shape,
+                 at::OptionalIntArrayRef offsets);
+// The same where the list names no backend: one without tensors, or with some that nobody fills.
+void refuse_multi_fill_(at::TensorList self, at::IntArrayRef distribution,
+                        at::ArrayRef<double> mean, at::ArrayRef<double> std,
+                        at::ArrayRef<double> low, at::ArrayRef<double> high, at::IntArrayRef key,
+                        at::OptionalIntArrayRef global_shape, at::OptionalIntArrayRef offsets);
+
 // The core's own numbers, for Python.
 double calculate_gain(std::string_view nonlinearity, double parameter);
+double std_of(at::IntArrayRef shape, std::string_view mode, std::string_view nonlinearity,
+              double parameter, double gain, at::OptionalIntArrayRef in_axis,
+              at::OptionalIntArrayRef out_axis, at::OptionalIntArrayRef batch_axis, int64_t groups);
 std::pair<int64_t, int64_t> fans(at::IntArrayRef shape, at::OptionalIntArrayRef in_axis,
                                  at::OptionalIntArrayRef out_axis,
                                  at::OptionalIntArrayRef batch_axis, int64_t groups);
 std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
                                      const std::array<uint32_t, 2>& key);
 std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index);
+// The key that a CUDA generator's state gives.
+std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset);
+
+// For tests: from now on the CUDA kernels fill CPU tensors, on the CPU, as so many blocks of so
+// many threads; none means that the CPU engine does.
+void emulate_cuda(int64_t blocks, int64_t threads);
 
 }  // namespace fastinit

@@ -50,13 +50,14 @@ FASTINIT_HD Fans fans_of(const FanSpec& spec) {
   return fans;
 }
 
-FASTINIT_HD double std_of(const FanSpec& spec) {
+// `factor` multiplies the gain.
+FASTINIT_HD double std_of(const FanSpec& spec, double factor = 1.0) {
   const Fans fans = fans_of(spec);
   const double in = static_cast<double>(fans.in), out = static_cast<double>(fans.out);
   const double fan = spec.mode == FanMode::kFanIn    ? in
                      : spec.mode == FanMode::kFanOut ? out
                                                      : (in + out) / 2.0;
-  return spec.gain * gain_of(spec.nonlinearity, spec.parameter) / sqrt(fan);
+  return spec.gain * factor * gain_of(spec.nonlinearity, spec.parameter) / sqrt(fan);
 }
 
 // What `draw` needs, for S = float or double.
@@ -85,14 +86,14 @@ FASTINIT_HD void resolve_truncation(double alpha, double beta, ResolvedLaw<S>& l
   law.upper = static_cast<S>(normal_cdf(-beta));
 }
 
-// The law as the storage type Out sees it; `factor` multiplies std.
+// The law as the storage type Out sees it; `factor` multiplies std, or the gain behind it.
 template <class Out>
 FASTINIT_HD ResolvedLaw<typename Out::Compute> resolve(const Law& spec, double factor) {
   using S = typename Out::Compute;
   ResolvedLaw<S> law{};
   double mean = spec.mean, std = spec.std * factor, low = spec.low, high = spec.high;
   if (spec.fan.mode != FanMode::kNone) {
-    std = std_of(spec.fan) * factor;
+    std = std_of(spec.fan, factor);
     mean = 0.0;
     if (spec.distribution == Distribution::kTruncNormal) std /= kTruncatedStd;
     if (spec.complex) std /= sqrt(2.0);

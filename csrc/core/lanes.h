@@ -74,6 +74,11 @@ FASTINIT_HD double to_float(uint64_t x) { return static_cast<double>(x); }
 
 // The product of the low halves of two 64-bit lanes, all 64 bits of it.
 FASTINIT_HD constexpr uint64_t multiply_low_halves(uint64_t a, uint64_t b) {
+  if (!__builtin_is_constant_evaluated()) {
+    uint64_t product;
+    FASTINIT_MULTIPLY_WIDE(product, static_cast<uint32_t>(a), static_cast<uint32_t>(b));
+    return product;
+  }
   return (a & 0xffffffffu) * (b & 0xffffffffu);
 }
 

@@ -66,11 +66,27 @@ FASTINIT_HD constexpr PhiloxBlock<W> philox(PhiloxBlock<W> block, const KeySched
   return blocks[0];
 }
 
-// The key of child `index`: equal to torch.func._random.split / fold_in.
-FASTINIT_HD constexpr StreamKey child_key(StreamKey key, uint64_t index) {
-  const auto block = philox(counter_block(key.offset + index), KeySchedule(key.seed));
+// A block of random words read as a key.
+FASTINIT_HD constexpr StreamKey key_from(PhiloxBlock<uint64_t> block) {
   const uint64_t low = 0xffffffffu;
   return {(block.x0 & low) | block.x1 << 32, (block.x2 & low) | block.x3 << 32};
+}
+
+// The key of child `index`: equal to torch.func._random.split / fold_in.
+FASTINIT_HD constexpr StreamKey child_key(StreamKey key, uint64_t index) {
+  return key_from(philox(counter_block(key.offset + index), KeySchedule(key.seed)));
+}
+
+// The key that a CUDA generator's state gives: seed, and an offset of which four units, one counter
+// step, are reserved. Stock kernels read the blocks of the same seed whose upper counter words are
+// a thread's number, which never comes near this constant ("fastinit" in ASCII): no block is used
+// twice.
+FASTINIT_HD constexpr StreamKey generator_key(uint64_t seed, uint64_t offset) {
+  constexpr uint64_t kSubsequence = 0x66617374696e6974;
+  PhiloxBlock<uint64_t> counter = counter_block(offset / 4);
+  counter.x2 = kSubsequence & 0xffffffffu;
+  counter.x3 = kSubsequence >> 32;
+  return key_from(philox(counter, KeySchedule(seed)));
 }
 
 namespace known_answers {  // Random123 1.14, tests/kat_vectors, philox4x32 10

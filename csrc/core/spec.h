@@ -74,6 +74,15 @@ struct SparseSpec {
   StreamKey key;
 };
 
+// What only the device knows; each optional, each on the device that the fill runs on.
+struct DeviceInputs {
+  const void* scale = nullptr;  // a factor of std
+  DType scale_dtype = DType::kFloat32;
+  const int64_t* seed = nullptr;    // replaces key.seed
+  const int64_t* offset = nullptr;  // is added to key.offset
+  bool generator = false;           // seed and offset are a generator's state, not yet a key
+};
+
 struct FillSpec {
   void* data = nullptr;
   DType dtype = DType::kFloat32;
@@ -81,10 +90,7 @@ struct FillSpec {
   Layout layout;
   StreamKey key;
   SparseSpec sparse;
-  // Optional, on the device the fill runs on: a factor of std, and a key that replaces `key`.
-  const void* scale = nullptr;
-  DType scale_dtype = DType::kFloat32;
-  const uint64_t* key_data = nullptr;
+  DeviceInputs device;
 };
 
 }  // namespace fastinit

@@ -1,0 +1,71 @@
+// The CUDA kernels on the CPU, thread after thread: the proof, on any machine, that what a GPU will
+// run fills every element with the right value. For tests; slow.
+#include <cstdlib>
+
+#include "../kernels.h"
+#include "table.h"
+
+namespace fastinit::cuda {
+namespace {
+
+template <Distribution distribution, DType dtype>
+void emulate_dense(const FillSpec& spec, int64_t blocks, int64_t threads) {
+  for (int64_t block = 0; block < blocks; ++block) {
+    const auto prepared = prepare<dtype>(spec);
+    for (int64_t thread = 0; thread < threads; ++thread) {
+      Dense<distribution, dtype>::run(spec, prepared, block * threads + thread, blocks * threads);
+    }
+  }
+}
+
+template <Distribution distribution, DType dtype>
+struct Threads {
+  int64_t count;
+
+  void run(const FillSpec& spec, int64_t begin, int64_t end) const {
+    const auto prepared = prepare<dtype>(spec);
+    for (int64_t thread = 0; thread < count; ++thread) {
+      run_units<distribution, dtype>(spec, prepared, begin, end, thread, count);
+    }
+  }
+};
+
+void emulate_table(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threads) {
+  const TableBuffer buffer{count};
+  void* memory = malloc(static_cast<size_t>(buffer.bytes()));
+  buffer.write(specs, memory);
+  const auto& head = *static_cast<const TableBuffer::Head*>(memory);
+  for (int64_t i = 0; i < head.segments; ++i) {
+    const Segment& segment = head.segment[i];
+    const Table table = buffer.table(head, i, memory, (segment.units + blocks - 1) / blocks);
+    with_kind(segment.kind, [&]<Distribution distribution, DType dtype> {
+      const Threads<distribution, dtype> block{threads};
+      for (int64_t share = 0; share < table.shares(); ++share) run_share(table, share, block);
+      return 0;
+    });
+  }
+  free(memory);
+}
+
+}  // namespace
+
+void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threads) {
+  if (count == 1 && is_dense(*specs)) {
+    with_kind({specs->law.distribution, specs->dtype}, [&]<Distribution distribution, DType dtype> {
+      emulate_dense<distribution, dtype>(*specs, blocks, threads);
+      return 0;
+    });
+  } else {
+    emulate_table(specs, count, blocks, threads);
+  }
+  if (specs->sparse.zeros == 0) return;
+  with_word(specs->dtype, [&]<class Word> {
+    const StreamKey mask_key = child_key(resolved_key(*specs), 0);
+    for (int64_t i = 0; i < blocks * threads; ++i) {
+      run_mask<Word>(*specs, mask_key, i, blocks * threads);
+    }
+    return 0;
+  });
+}
+
+}  // namespace fastinit::cuda
