@@ -8,7 +8,8 @@ from typing import Any
 
 from fastinit import init
 from fastinit._extension import native as _native
-from fastinit._keys import Key
+from fastinit._keys import Key, keyed
+from fastinit._patch import patch, unpatch
 from fastinit._regions import Region
 from fastinit.init import (
     calculate_gain,
@@ -60,6 +61,7 @@ __all__ = [
     "kaiming_normal_",
     "kaiming_uniform",
     "kaiming_uniform_",
+    "keyed",
     "lecun_normal_",
     "lecun_uniform_",
     "normal",
@@ -67,11 +69,13 @@ __all__ = [
     "ones_",
     "orthogonal",
     "orthogonal_",
+    "patch",
     "sparse",
     "sparse_",
     "trunc_normal_",
     "uniform",
     "uniform_",
+    "unpatch",
     "variance_scaling_",
     "xavier_normal",
     "xavier_normal_",
