@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import functools
 import gc
-import sys
 import threading
-from collections.abc import Callable
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace, TracebackType
+from collections.abc import Callable, Iterator
+from itertools import chain
+from types import CodeType, FunctionType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.init
-import torch.utils._device
 
 from fastinit import _routes, init
+from fastinit._changes import Change, CoveredMembers
 from fastinit._keys import Key, close_scope, open_scope
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _STOCK = vars(torch.nn.init)
-_STAND_INS = "_fastinit"  # the one name added to torch.nn.init; the swapped code looks it up
+_stand_ins: dict[str, Callable[..., Any]] = {}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "uniform_": init.uniform_,
     "normal_": init.normal_,
@@ -43,33 +43,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "_no_grad_normal_": init.normal_,
     "_no_grad_trunc_normal_": init.trunc_normal_,
 }
-_MISSING = object()
 
 
-class _Change:
-    """A change to torch that several may ask for: made for the first, undone after the last."""
-
-    def __init__(self) -> None:
-        self.users = 0
-
-    def acquire(self) -> None:
-        if self.users == 0:
-            self.make()
-        self.users += 1
-
-    def release(self) -> None:
-        self.users -= 1
-        if self.users == 0:
-            self.undo()
-
-    def make(self) -> None:
-        raise NotImplementedError
-
-    def undo(self) -> None:
-        raise NotImplementedError
-
-
-class _SwappedCode(_Change):
+class _SwappedCode(Change):
     """Other code in the function objects of torch.nn.init."""
 
     def __init__(self) -> None:
@@ -78,39 +54,35 @@ class _SwappedCode(_Change):
 
     def make(self) -> None:
         if not self._swaps:
-            self._prepare()
-        _STOCK[_STAND_INS] = self._stand_ins
+            self._swaps = [
+                (function, function.__code__, _jump(function, ours))
+                for name, ours in _FUNCTIONS.items()
+                if (function := _function_of_stock(name)) is not None
+            ]
         for function, _, code in self._swaps:
             function.__code__ = code
 
     def undo(self) -> None:
         for function, original, _ in self._swaps:
             function.__code__ = original
-        del _STOCK[_STAND_INS]
-
-    def _prepare(self) -> None:
-        self._stand_ins = SimpleNamespace()
-        for name, ours in _FUNCTIONS.items():
-            function = _function_of_stock(name)
-            if function is not None:
-                delegates = "handle_torch_function" in function.__code__.co_names
-                stand_in = _routes.init_function(ours, _copy(function), delegates)
-                setattr(self._stand_ins, name, stand_in)
-                self._swaps.append((function, function.__code__, _jump(function)))
 
 
 def _function_of_stock(name: str) -> FunctionType | None:
     """torch.nn.init's own function, whatever stands under its name at the moment."""
-
-    def is_it(candidate: object) -> bool:
-        return (
+    if name not in _STOCK:  # another torch
+        return None
+    for candidate in chain([_STOCK[name]], _referrers_of_stock()):
+        if (
             isinstance(candidate, FunctionType)
             and candidate.__globals__ is _STOCK
             and candidate.__qualname__ == name
-        )
+        ):
+            return candidate
+    return None
 
-    candidates = [_STOCK.get(name), *gc.get_referrers(_STOCK)] if name in _STOCK else []
-    return next(filter(is_it, candidates), None)
+
+def _referrers_of_stock() -> Iterator[object]:
+    yield from gc.get_referrers(_STOCK)  # looked for only when needed, as it takes its time
 
 
 def _copy(function: FunctionType) -> FunctionType:
@@ -126,24 +98,32 @@ def _copy(function: FunctionType) -> FunctionType:
     return copy
 
 
-def _jump(function: FunctionType) -> CodeType:
+def _jump(function: FunctionType, ours: Callable[..., Any]) -> CodeType:
     """Code with the arguments of `function` that hands them to its stand-in.
 
+    It finds the stand-in by an import: a name added to torch.nn.init would be gone too early for a
+    thread that is inside when the patch ends, and torch.compile knows no functions as constants.
     It gives itself out for the original's, for the sake of who looks for its source.
     """
     code = function.__code__
-    names = ", ".join(code.co_varnames[: code.co_argcount])
-    source = f"def {code.co_name}({names}): return {_STAND_INS}.{code.co_name}({names})"
+    name, arguments = code.co_name, ", ".join(code.co_varnames[: code.co_argcount])
+    delegates = "handle_torch_function" in code.co_names
+    _stand_ins[name] = _routes.init_function(ours, _copy(function), delegates)
     made: dict[str, Any] = {}
-    exec(source, made)  # noqa: S102
-    jump: CodeType = made[code.co_name].__code__
+    exec(
+        f"def {name}({arguments}):\n"
+        f"    from {__name__} import _stand_ins\n"
+        f"    return _stand_ins[{name!r}]({arguments})",
+        made,
+    )
+    jump: CodeType = made[name].__code__
     return jump.replace(co_filename=code.co_filename, co_firstlineno=code.co_firstlineno)
 
 
-class _CoveredMembers(_Change):
-    """Attributes over methods of Tensor and factories of torch, which have no code to swap."""
-
-    _COVERS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+_lock = threading.RLock()  # of the plain calls
+_swapped_code = _SwappedCode()
+_covered_members = CoveredMembers(
+    (
         (torch.Tensor, "normal_", _routes.tensor_normal),
         (torch.Tensor, "uniform_", _routes.tensor_uniform),
         (torch, "randn", functools.partial(_routes.factory, init.normal_)),
@@ -151,85 +131,25 @@ class _CoveredMembers(_Change):
         (torch, "randn_like", functools.partial(_routes.like_factory, init.normal_)),
         (torch, "rand_like", functools.partial(_routes.like_factory, init.uniform_)),
     )
-
-    def make(self) -> None:
-        _fill_caches_of_torch()
-        self._covered = [
-            (owner, name, vars(owner).get(name, _MISSING), getattr(owner, name))
-            for owner, name, _ in self._COVERS
-        ]
-        self._modules = set(sys.modules)
-        self._compiler_knew = _compiler_knows_torch()
-        self._stock_of: dict[int, object] = {}
-        for owner, name, make in self._COVERS:
-            stock = getattr(owner, name)
-            cover = self._while_in_force(make(stock), stock)
-            self._stock_of[id(cover)] = stock
-            setattr(owner, name, cover)
-
-    def _while_in_force(
-        self, stand_in: Callable[..., Any], stock: Callable[..., Any]
-    ) -> Callable[..., Any]:
-        """`stand_in`, which turns into `stock` for those who hold it beyond the patch."""
-
-        @functools.wraps(stand_in)
-        def cover(*arguments: Any, **named: Any) -> Any:
-            return (stand_in if self.users else stock)(*arguments, **named)
-
-        return cover
-
-    def undo(self) -> None:
-        for owner, name, own, _ in self._covered:
-            if own is _MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, own)
-        for name in sys.modules.keys() - self._modules:
-            self._uncover(sys.modules.get(name))
-        if _compiler_knows_torch() and not self._compiler_knew:
-            sys.modules["torch._dynamo.trace_rules"].clear_lru_cache()
-
-    def _uncover(self, module: ModuleType | None) -> None:
-        """Give a module imported under the patch what it would have got without."""
-        for name, value in list(getattr(module, "__dict__", {}).items()):
-            if id(value) in self._stock_of:
-                setattr(module, name, self._stock_of[id(value)])
-
-
-def _fill_caches_of_torch() -> None:
-    """Have torch remember its functions by identity before any is covered."""
-    torch.utils._device._device_constructors()
-    torch.overrides.get_ignored_functions()
-
-
-def _compiler_knows_torch() -> bool:
-    """Whether torch.compile has already looked up torch's functions by identity."""
-    rules = sys.modules.get("torch._dynamo.trace_rules")
-    cached = getattr(getattr(rules, "get_torch_obj_rule_map", None), "cache_info", None)
-    return cached is not None and cached().currsize > 0
-
-
-_lock = threading.RLock()
-_swapped_code = _SwappedCode()
-_covered_members = _CoveredMembers()
+)
 
 
 class _Application:
     """One patch in force, from its making until `undo`."""
 
     def __init__(self, seed: int | None, tensor_methods: bool) -> None:
-        self._changes = [_swapped_code] + ([_covered_members] if tensor_methods else [])
-        with _lock:
-            for change in self._changes:
-                change.acquire()
+        self._changes: list[Change] = [_swapped_code]
+        if tensor_methods:
+            self._changes.append(_covered_members)
+        for change in self._changes:
+            change.acquire()
         self._scope = None if seed is None else open_scope(seed)
 
     def undo(self) -> None:
         if self._scope is not None:
             close_scope(self._scope)
-        with _lock:
-            for change in reversed(self._changes):
-                change.release()
+        for change in reversed(self._changes):
+            change.release()
 
 
 class patch:  # noqa: N801  (used like a function)
