@@ -7,6 +7,7 @@ Every value of every tensor is a pure function of a key and of its place in the 
 from typing import Any
 
 from fastinit import init
+from fastinit._deferred import deferred
 from fastinit._extension import native as _native
 from fastinit._keys import Key, keyed
 from fastinit._patch import patch, unpatch
@@ -52,6 +53,7 @@ __all__ = [
     "calculate_gain",
     "constant",
     "constant_",
+    "deferred",
     "dirac",
     "dirac_",
     "eye",

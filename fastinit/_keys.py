@@ -292,6 +292,17 @@ def _key_of_scope(compiling: bool) -> KeyLike | None:
     return key.to_tensor("cpu") if compiling else key
 
 
+def key_from_generator(generator: torch.Generator | None) -> tuple[int, int]:
+    """The signed words of the key that a fill on the CPU would draw from `generator` now."""
+    # An integer without bounds is random in every bit: these are two draws of 64 bits. Modes that
+    # watch for random operators need not see them.
+    with torch._C._DisableTorchDispatch():
+        words = torch.empty(2, dtype=torch.int64, device="cpu")
+        words.random_(-(1 << 63), None, generator=generator)
+        seed, offset = torch._C.TensorBase.tolist(words)
+    return seed, offset
+
+
 def stream(
     tensor: Tensor,
     generator: torch.Generator | None,

@@ -6,13 +6,16 @@ normal values are made.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
+from fastinit import _pending
 from fastinit._extension import delegate, ops
 from fastinit._fans import scaled
-from fastinit._keys import KeyLike, stream
+from fastinit._keys import KeyLike, key_from_generator, stream
 from fastinit._regions import Region, nothing_to_fill
 
 
@@ -59,17 +62,53 @@ def orthogonal_(
     if tensor.is_meta or (tensor.numel() == 0 and nothing_to_fill(region)):
         return tensor
     factor, scale = scaled("gain", gain)
-    draw = (0.0, 1.0, None, *stream(tensor, generator, key, None))
     with torch.no_grad():
         _check(tensor, scale, region)
-        if region is None:
-            matrix = _orthogonal_matrix(tensor, tensor.shape, draw)
-        else:
-            matrix = _orthogonal_matrix(tensor, torch.Size(region.global_shape), draw)
-            for dim, (offset, extent) in enumerate(zip(region.offsets, tensor.shape, strict=True)):
-                matrix = matrix.narrow(dim, offset, extent)
-        tensor.copy_(matrix.mul_(factor if scale is None else scale))
+        keys = stream(tensor, generator, key, None)
+        if not _deferred(tensor, factor, scale, region, keys):
+            _write(tensor, factor if scale is None else scale, region, keys)
     return tensor
+
+
+def _deferred(
+    tensor: Tensor,
+    factor: float,
+    scale: Tensor | None,
+    region: Region | None,
+    keys: tuple[Any, ...],
+) -> bool:
+    """Have `deferred`, if it is in force, remember the call; False where it has to run now."""
+    pending = None if torch.compiler.is_dynamo_compiling() else _pending.current()
+    if pending is None or type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    generator, words, key_tensor, *_ = (*keys, None, None)
+    draws_here = words is not None or tensor.is_cpu
+    if scale is not None or key_tensor is not None or not draws_here:
+        return False
+    if not pending.accepts(tensor):
+        return False
+    words = words or key_from_generator(generator)
+
+    def run(alias: Tensor) -> None:
+        _write(alias, factor, region, (None, words, None, None, None))
+
+    pending.add_run(tensor, run)
+    _pending.bump_version(tensor)
+    return True
+
+
+def _write(
+    tensor: Tensor,
+    factor: float | Tensor,
+    region: Region | None,
+    keys: tuple[Any, ...],
+) -> None:
+    shape = tensor.shape if region is None else torch.Size(region.global_shape)
+    matrix = _orthogonal_matrix(tensor, shape, (0.0, 1.0, None, *keys))
+    if region is not None:
+        for dim, (offset, extent) in enumerate(zip(region.offsets, tensor.shape, strict=True)):
+            matrix = matrix.narrow(dim, offset, extent)
+    tensor.copy_(matrix.mul_(factor))
 
 
 def _check(tensor: Tensor, scale: Tensor | None, region: Region | None) -> None:
