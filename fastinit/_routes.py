@@ -35,6 +35,7 @@ _DEFAULT_FUNCTIONS = (  # neither of these two changes what a function does
     Tensor.__torch_function__.__func__,  # type: ignore[attr-defined]
     torch._C._disabled_torch_function_impl,
 )
+_is_compiling = torch.compiler.is_dynamo_compiling
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 _FACTORY_OPTIONS = {"size", "dtype", "layout", "device", "requires_grad", "pin_memory", "generator"}
 _LIKE_OPTIONS = {"dtype", "layout", "device", "requires_grad", "memory_format"}
@@ -58,8 +59,9 @@ def takes(tensor: Tensor) -> bool:
         and tensor.device.type in _DEVICES
         and tensor.layout is torch.strided
         and not tensor.is_nested
-        and not _is_wrapped(tensor)  # vmap and grad have rules for stock's operators alone
         and forward_ad._current_level < 0
+        # vmap and grad have rules for stock's operators alone; torch.compile cannot look here.
+        and (_is_compiling() or not _is_wrapped(tensor))
     )
 
 
@@ -96,9 +98,10 @@ def tensor_normal(stock: Function) -> Function:
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        if has_torch_function_unary(self) and is_plain(type(self)):
+        if has_torch_function_unary(self):
+            shown = _shown(self, "normal_", stock)
             result: Tensor = handle_torch_function(
-                normal_, (self,), self, mean, std, generator=generator
+                shown, (self,), self, mean, std, generator=generator
             )
             return result
         if _takes_method(self):
@@ -118,9 +121,10 @@ def tensor_uniform(stock: Function) -> Function:
         generator: torch.Generator | None = None,
         **named: float,
     ) -> Tensor:
-        if has_torch_function_unary(self) and is_plain(type(self)):
+        if has_torch_function_unary(self):
+            shown = _shown(self, "uniform_", stock)
             result: Tensor = handle_torch_function(
-                uniform_, (self,), self, *bounds, generator=generator, **named
+                shown, (self,), self, *bounds, generator=generator, **named
             )
             return result
         given = {**dict(zip(("from", "to"), bounds, strict=False)), **named}
@@ -137,7 +141,7 @@ def factory(ours: Function, stock: Function) -> Function:
     """The stand-in for torch.randn or torch.rand; `ours` fills what torch.empty makes."""
 
     def stand_in(*size: object, **options: Any) -> Tensor:
-        if options.keys() <= _FACTORY_OPTIONS and not torch.compiler.is_dynamo_compiling():
+        if options.keys() <= _FACTORY_OPTIONS and not _is_compiling():
             made = _filled(ours, torch.empty, size, dict(options))
             if made is not None:
                 return made
@@ -151,7 +155,7 @@ def like_factory(ours: Function, stock: Function) -> Function:
     """The stand-in for torch.randn_like or torch.rand_like."""
 
     def stand_in(*like: Any, **options: Any) -> Tensor:
-        known = options.keys() <= _LIKE_OPTIONS and not torch.compiler.is_dynamo_compiling()
+        known = options.keys() <= _LIKE_OPTIONS and not _is_compiling()
         if known and len(like) == 1 and is_plain(type(like[0])):
             made = _filled(ours, torch.empty_like, like, dict(options))
             if made is not None:
@@ -176,6 +180,14 @@ def _filled(
             return None
     filled: Tensor = ours(tensor, generator=generator)
     return filled
+
+
+def _shown(tensor: Tensor, name: str, stock: Function) -> Function:
+    """What `__torch_function__` gets to see of a method: ours, if only a mode is asked, which will
+    call it; otherwise stock's, which the type may look for.
+    """
+    method: Function = getattr(Tensor, name)
+    return method if is_plain(type(tensor)) else stock
 
 
 def _takes_method(tensor: Tensor) -> bool:
