@@ -32,9 +32,24 @@ class CountedDraws(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def transformers() -> ModuleType:
+    _declare_operators_of_torchvision()
+    return pytest.importorskip("transformers")
+
+
 def torchvision() -> ModuleType:
-    """The package, even where its compiled part was built for another torch; its models need two
-    operators declared, none run.
+    _declare_operators_of_torchvision()
+    return pytest.importorskip("torchvision", exc_type=Exception)
+
+
+def timm() -> ModuleType:
+    _declare_operators_of_torchvision()
+    return pytest.importorskip("timm", exc_type=Exception)
+
+
+def _declare_operators_of_torchvision() -> None:
+    """Have it import even where its compiled part was built for another torch: that takes two
+    operators declared, of which models that are only constructed run none.
     """
     for name in ("nms", "qnms"):
         with suppress(RuntimeError):
@@ -42,12 +57,6 @@ def torchvision() -> ModuleType:
                 f"torchvision::{name}",
                 "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
             )
-    return pytest.importorskip("torchvision", exc_type=Exception)
-
-
-def timm() -> ModuleType:
-    torchvision()
-    return pytest.importorskip("timm", exc_type=Exception)
 
 
 def state_of(*modules: str) -> dict[tuple[str, str], tuple[object, ...]]:
