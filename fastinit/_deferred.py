@@ -72,9 +72,13 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not all(map(is_plain, types)):
-            return NotImplemented  # the type first; what it does with its parts comes back here
         kwargs = kwargs or {}
+        for kind in types:
+            if not is_plain(kind):
+                if not kind.__module__.startswith("torch._subclasses"):
+                    return NotImplemented  # its own ways first; what it does comes back here
+                self._pending.flush_all()  # fake and functional tensors, which have a mode below
+                return func(*args, **kwargs)
         if self._pending.busy:
             return func(*args, **kwargs)
         return _handler(func)(self._pending, func, args, kwargs)
@@ -131,7 +135,7 @@ def _constant_fill(
     target = args[0]
     if kwargs or not target.dtype.is_floating_point or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
-    func(torch.empty((), dtype=target.dtype), *args[1:])  # refuses a value out of range
+    func(torch.empty(2, dtype=target.dtype), *args[1:])  # refuses a value out of range
     pending.add_run(target, lambda tensor: func(tensor, *args[1:]))
     return target
 
@@ -167,8 +171,9 @@ def _sparse_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
 def _validate(func: Any, args: tuple[Any, ...]) -> None:
     """Refuse what the fill would refuse; it checks a meta tensor like any other."""
     target = args[0]
-    meta = torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device="meta")
-    func(meta, *args[1:])
+    with torch._C._DisableTorchDispatch():  # nothing is drawn: modes need not see it
+        meta = torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device="meta")
+        func(meta, *args[1:])
 
 
 def _tensors(arguments: object) -> Iterator[Tensor]:
