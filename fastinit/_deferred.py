@@ -132,11 +132,11 @@ def _overwrite(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
 def _constant_fill(
     pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    target = args[0]
+    target, value = args[0], args[1:]  # nothing for zero_
     if kwargs or not target.dtype.is_floating_point or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
-    func(torch.empty(2, dtype=target.dtype), *args[1:])  # refuses a value out of range
-    pending.add_run(target, lambda tensor: func(tensor, *args[1:]))
+    func(torch.empty(2, dtype=target.dtype), *value)  # refuses a value out of range
+    pending.add_run(target, lambda tensor: func(tensor, *value))
     return target
 
 

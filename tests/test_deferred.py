@@ -208,6 +208,17 @@ def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
     assert draws.ours["multi_fill_"] == 0
 
 
+def test_a_record_keeps_nothing_of_its_tensor() -> None:
+    with fastinit.deferred(seed=1):
+        for fill in FILLS.values():
+            tensor = torch.empty(8, 4)
+            fill(tensor)
+            storage = weakref.ref(_pending._storage_of(tensor))
+            reference = weakref.ref(tensor)
+            del tensor
+            assert reference() is None and storage() is None
+
+
 def test_padding_rows_keep_their_order() -> None:
     with fastinit.deferred(seed=1):
         embedding = nn.Embedding(8, 4, padding_idx=3)
