@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 stats = pytest.importorskip("scipy.stats")
 
-import fastinit
+import fastinit  # noqa: E402
 
 Build = Callable[[], nn.Module]
 ALPHA = 1e-4  # chance that a model whose laws are right is rejected
