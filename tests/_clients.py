@@ -71,7 +71,7 @@ def state_of(*modules: str) -> dict[tuple[str, str], tuple[object, ...]]:
             held: tuple[object, ...] = (value,)
             if isinstance(value, FunctionType):
                 held += (value.__code__, value.__defaults__, value.__kwdefaults__)
-                held += tuple(value.__dict__.items()) + (value.__closure__,)
+                held += (*value.__dict__.items(), value.__closure__)
             state[path, name] = held
     return state
 

@@ -435,9 +435,15 @@ def test_refusals_come_at_once_and_draw_nothing() -> None:
 
 
 def test_leaving_by_an_exception_fills_what_waits() -> None:
-    with pytest.raises(KeyError), fastinit.deferred(seed=1):
-        tensor = nn.init.normal_(torch.empty(8, 4))
-        raise KeyError
+    tensor = torch.empty(8, 4)
+
+    def fail() -> None:
+        with fastinit.deferred(seed=1):
+            nn.init.normal_(tensor)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert torch.equal(tensor, value(0))
 
 

@@ -175,7 +175,7 @@ def outcome(program: list[tuple[str, int, int, int]], seed: int | None, deferrin
         machine = Machine(deferring)
         with fastinit.deferred(seed) if deferring else fastinit.patch(seed=seed):
             machine.run(program)
-        return machine.outcome() + [torch.get_rng_state().numpy().tobytes()]
+        return [*machine.outcome(), torch.get_rng_state().numpy().tobytes()]
 
 
 FILLING = ["fill", "fill part", "layer", "new", "alias"]

@@ -1,4 +1,4 @@
-"""What torch promises of its initializers holds for the patched ones, asked through torch.nn.init."""
+"""What torch promises of its initializers holds for the patched ones, asked by their old names."""
 
 from __future__ import annotations
 
