@@ -171,6 +171,9 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         ),
         ScalingCase(replace(kaiming_normal, goals=())),
         models.ModelCase(model),
+        models.ModelCase(
+            model, dtype=torch.bfloat16, only=(models.BASELINE, "patched", "deferred")
+        ),
     ]
 
 
