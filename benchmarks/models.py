@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+import fastinit
 from benchmarks.goals import Goal, at_least
 from benchmarks.laws import require
 from benchmarks.timing import Contender, Metrics
@@ -39,10 +40,22 @@ LARGE = Size(2048, 8, 8192, 128256)  # 749 million parameters
 TINY = Size(256, 2, 1024, 2000)
 
 
+def patched(demo: ModuleType, config: Any) -> object:
+    with fastinit.patch():
+        return demo.build_stock(config)
+
+
+def deferred(demo: ModuleType, config: Any) -> object:
+    with fastinit.deferred():
+        return demo.build_stock(config)
+
+
 # From the demo and its configuration to a model. Goals name contenders; one that is not here yet
 # counts as not measured.
 BUILDERS: dict[str, Callable[[ModuleType, Any], object]] = {
     BASELINE: lambda demo, config: demo.build_stock(config),
+    "patched": patched,
+    "deferred": deferred,
     "meta + torch.nn.init": lambda demo, config: demo.build_with_stock_fill(config),
     "meta + fastinit": lambda demo, config: demo.build_with_fastinit(config),
 }
@@ -57,11 +70,16 @@ class ModelCase:
     )
     threads: int = 2
     baseline: str = field(default=BASELINE)
+    dtype: torch.dtype = torch.float32
+    only: tuple[str, ...] = tuple(BUILDERS)
 
     @property
     def name(self) -> str:
         size = self.size
-        return f"LlamaForCausalLM {size.hidden} x {size.layers}, vocabulary {size.vocabulary}"
+        dtype = "" if self.dtype == torch.float32 else f" {str(self.dtype).split('.')[1]}"
+        return (
+            f"LlamaForCausalLM{dtype} {size.hidden} x {size.layers}, vocabulary {size.vocabulary}"
+        )
 
     @cached_property
     def demo(self) -> ModuleType:
@@ -83,16 +101,23 @@ class ModelCase:
 
     @property
     def bytes(self) -> int:
-        return 4 * self.elements
+        return self.dtype.itemsize * self.elements
 
     def contenders(self) -> list[Contender]:
-        builds = {name: partial(make, self.demo, self.config) for name, make in BUILDERS.items()}
+        builds = {name: partial(self._build, BUILDERS[name]) for name in self.only}
         return [
             Contender(name, build, partial(self._check, build), self.threads)
             for name, build in builds.items()
         ]
 
+    def _build(self, make: Callable[[ModuleType, Any], object]) -> object:
+        torch.set_default_dtype(self.dtype)
+        try:
+            return make(self.demo, self.config)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
     def _check(self, build: Callable[[], Any]) -> Metrics:
-        refused, _ = self.demo.refused_matrices(build())
+        refused, _ = self.demo.refused_matrices(build().float())
         require(not refused, f"not normally distributed: {', '.join(refused)}")
         return {}

@@ -7,8 +7,10 @@ Every value of every tensor is a pure function of a key and of its place in the 
 from typing import Any
 
 from fastinit import init
+from fastinit._deferred import deferred
 from fastinit._extension import native as _native
-from fastinit._keys import Key
+from fastinit._keys import Key, keyed
+from fastinit._patch import patch, unpatch
 from fastinit._regions import Region
 from fastinit.init import (
     calculate_gain,
@@ -51,6 +53,7 @@ __all__ = [
     "calculate_gain",
     "constant",
     "constant_",
+    "deferred",
     "dirac",
     "dirac_",
     "eye",
@@ -60,6 +63,7 @@ __all__ = [
     "kaiming_normal_",
     "kaiming_uniform",
     "kaiming_uniform_",
+    "keyed",
     "lecun_normal_",
     "lecun_uniform_",
     "normal",
@@ -67,11 +71,13 @@ __all__ = [
     "ones_",
     "orthogonal",
     "orthogonal_",
+    "patch",
     "sparse",
     "sparse_",
     "trunc_normal_",
     "uniform",
     "uniform_",
+    "unpatch",
     "variance_scaling_",
     "xavier_normal",
     "xavier_normal_",

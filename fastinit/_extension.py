@@ -78,3 +78,12 @@ def at_compile_time(function: _Function) -> _Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def untraceable(function: _Function) -> _Function:
+    """Have torch.compile leave `function` to Python, at each call, as its result varies.
+
+    The mark `torch.compiler.disable` sets, which would import the compiler.
+    """
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function

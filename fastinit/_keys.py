@@ -9,14 +9,19 @@ as 1, 2, 3" (SC'11): a counter-based generator turns (key, index) into an indepe
 from __future__ import annotations
 
 import hashlib
+import threading
+from contextlib import ContextDecorator
+from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from numbers import Integral
+from types import TracebackType
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from fastinit._extension import at_compile_time, native
+from fastinit._extension import at_compile_time, native, untraceable
 from fastinit._regions import Region
 
 _MASK64 = (1 << 64) - 1
@@ -175,12 +180,127 @@ class Key:
 KeyLike: TypeAlias = Key | int | Tensor
 
 
+class _Scope:
+    """One use of a seed in one context: an endless row of keys, the outer scope, open or not.
+
+    It is closed, not taken off the context, since that need not be at hand where it ends.
+    """
+
+    __slots__ = ("indices", "key", "open", "outer")
+
+    def __init__(self, key: Key, outer: _Scope | None) -> None:
+        self.key = key
+        self.outer = outer
+        self.indices = count()  # next() is atomic: threads may share a context
+        self.open = True
+
+
+_scope: ContextVar[_Scope | None] = ContextVar("fastinit.keyed", default=None)
+_scopes_lock = threading.Lock()
+_open_scopes = 0  # in all contexts; what spares everyone else a look at the context
+
+
+def _innermost() -> _Scope | None:
+    scope = _scope.get()
+    while scope is not None and not scope.open:
+        scope = scope.outer
+    return scope
+
+
+def open_scope(seed: int) -> _Scope:
+    """From here on the draws of this context that name no key take children of Key(seed)."""
+    global _open_scopes
+    scope = _Scope(Key(seed), _innermost())
+    with _scopes_lock:
+        _open_scopes += 1
+    _scope.set(scope)
+    return scope
+
+
+def close_scope(scope: _Scope) -> None:
+    """End what `open_scope` began, from wherever; scopes need not end in order."""
+    global _open_scopes
+    with _scopes_lock:
+        if scope.open:
+            scope.open = False
+            _open_scopes -= 1
+    _scope.set(_innermost())
+
+
+class keyed(ContextDecorator):  # noqa: N801  (used like a function)
+    """Give every draw inside that names no key one of its own, derived from a seed.
+
+    Formula: draw number n, from 0, takes `Key(seed).fold_in(n)`. Draws that name a key or a
+    generator are not counted, nor are those into meta tensors, which have no values.
+
+    Args:
+        seed: an integer, taken mod 2^64.
+
+    Raises:
+        TypeError: seed is not an integer.
+
+    Reproducibility: the values inside depend on the seed and the order of the draws, on no device,
+    rank or torch generator, and no torch generator moves. The innermost seed counts. It holds for
+    the context (`contextvars`) that enters it: other threads are not affected, and tasks that are
+    started inside inherit it.
+
+    Example:
+        >>> import torch, fastinit
+        >>> with fastinit.keyed(7):
+        ...     w = fastinit.normal_(torch.empty(3, 5))
+        >>> key = fastinit.Key(7).fold_in(0)
+        >>> torch.equal(w, fastinit.normal_(torch.empty(3, 5), key=key))
+        True
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = Key(seed).seed
+        self._held = threading.local()  # one object may serve several threads, and itself inside
+
+    def __enter__(self) -> keyed:
+        self._held.__dict__.setdefault("scopes", []).append(open_scope(self._seed))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        close_scope(self._held.scopes.pop())
+
+
 def missing_key(tensor: Tensor) -> KeyLike | None:
     """The key of a draw into `tensor` that names neither key nor generator.
 
     None stands for the default generator of the tensor's device.
     """
-    return None
+    if not _open_scopes or tensor.is_meta:
+        return None
+    return _key_of_scope(torch.compiler.is_dynamo_compiling())
+
+
+@untraceable
+def _key_of_scope(compiling: bool) -> KeyLike | None:
+    """The next key of the innermost scope; a tensor for a compiled caller, which would otherwise
+    be compiled anew for each value.
+    """
+    scope = _innermost()
+    if scope is None:
+        return None
+    key = scope.key.fold_in(next(scope.indices))
+    return key.to_tensor("cpu") if compiling else key
+
+
+def key_from_generator(generator: torch.Generator | None) -> tuple[int, int]:
+    """The signed words of the key that a fill on the CPU would draw from `generator` now."""
+    # An integer without bounds is random in every bit: these are two draws of 64 bits. Modes that
+    # watch for random operators need not see them.
+    with torch._C._DisableTorchDispatch():
+        words = torch.empty(2, dtype=torch.int64, device="cpu")
+        words.random_(-(1 << 63), None, generator=generator)
+        seed, offset = torch._C.TensorBase.tolist(words)
+    return seed, offset
 
 
 def stream(

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from fastinit._dtensor import bump_version, is_dtensor, pieces, shared_source, untraced
+from fastinit import _pending
+from fastinit._dtensor import (
+    PLAIN_TYPES,
+    bump_version,
+    is_dtensor,
+    pieces,
+    shared_source,
+    untraced,
+)
 from fastinit._extension import delegate, ops
 from fastinit._fans import scaled
-from fastinit._keys import KeyLike, stream
+from fastinit._keys import KeyLike, key_from_generator, stream
 from fastinit._regions import Region, nothing_to_fill
 
 
@@ -67,9 +75,10 @@ def orthogonal_(
     with torch.no_grad():
         if is_dtensor(tensor):
             _fill_sharded(tensor, factor, scale, source)
-        else:
-            shape = tensor.shape if region is None else torch.Size(region.global_shape)
-            _fill_parts([(tensor, region)], shape, factor, scale, source[:3])
+            return tensor
+        _check(tensor, scale, region)
+        if not _deferred(tensor, factor, scale, region, source[:3]):
+            _fill_one(tensor, factor, scale, region, source[:3])
     return tensor
 
 
@@ -78,9 +87,48 @@ def _fill_sharded(
     tensor: Tensor, factor: float, scale: Tensor | None, source: tuple[Any, ...]
 ) -> None:
     parts = pieces(tensor)
+    _check(parts[0][0], scale, parts[0][1])
     with shared_source(tensor, *source) as shared:
         _fill_parts(parts, tensor.shape, factor, scale, shared)
     bump_version(tensor)
+
+
+def _deferred(
+    tensor: Tensor,
+    factor: float,
+    scale: Tensor | None,
+    region: Region | None,
+    source: tuple[object, ...],
+) -> bool:
+    """Have `deferred`, if it is in force, remember the call; False where it has to run now."""
+    pending = None if torch.compiler.is_dynamo_compiling() else _pending.current()
+    if pending is None or type(tensor) not in PLAIN_TYPES:
+        return False
+    generator, words, key_tensor = (*source, None, None)[:3]
+    draws_here = words is not None or tensor.is_cpu
+    if scale is not None or key_tensor is not None or not draws_here:
+        return False
+    if not pending.accepts(tensor):
+        return False
+    words = words or key_from_generator(generator)
+
+    def run(alias: Tensor) -> None:
+        _fill_one(alias, factor, None, region, (None, words, None))
+
+    pending.add_run(tensor, run)
+    _pending.bump_version(tensor)
+    return True
+
+
+def _fill_one(
+    tensor: Tensor,
+    factor: float,
+    scale: Tensor | None,
+    region: Region | None,
+    source: tuple[object, ...],
+) -> None:
+    shape = tensor.shape if region is None else torch.Size(region.global_shape)
+    _fill_parts([(tensor, region)], shape, factor, scale, source)
 
 
 def _fill_parts(
@@ -91,9 +139,7 @@ def _fill_parts(
     source: tuple[object, ...],
 ) -> None:
     """Cut the tensors, rectangles of one of this shape, out of one matrix."""
-    first, region = parts[0]
-    _check(first, scale, region)
-    matrix = _orthogonal_matrix(first, shape, source)
+    matrix = _orthogonal_matrix(parts[0][0], shape, source)
     matrix.mul_(factor if scale is None else scale)
     for tensor, region in parts:
         part = matrix

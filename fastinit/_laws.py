@@ -1,0 +1,107 @@
+"""The arguments of the compiled fills as plain numbers, and many fills in one call.
+
+Owns the way from a fan-scaled law to standard deviation and bounds, as far as Python needs it; the
+arithmetic is the core's, so that a fill in a batch has the bits of a fill by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from fastinit._extension import native
+
+Words: TypeAlias = tuple[int, int]
+Region: TypeAlias = tuple[Sequence[int], Sequence[int]]
+
+_UNIFORM, _NORMAL, _TRUNCATED = 0, 1, 2
+_TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at +-2; the core's number
+
+
+class Law(NamedTuple):
+    """A distribution in the numbers of `multi_fill_`, and the part of a tensor to fill."""
+
+    distribution: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    region: Region | None
+
+
+def uniform(tensor: Tensor, low: float, high: float, *, region: Region | None) -> Law:
+    return Law(_UNIFORM, 0.0, 1.0, low, high, region)
+
+
+def normal(tensor: Tensor, mean: float, std: float, scale: None, *, region: Region | None) -> Law:
+    return Law(_NORMAL, mean, std, 0.0, 0.0, region)
+
+
+def trunc_normal(
+    tensor: Tensor,
+    mean: float,
+    std: float,
+    low: float,
+    high: float,
+    scale: None,
+    *,
+    region: Region | None,
+) -> Law:
+    return Law(_TRUNCATED, mean, std, low, high, region)
+
+
+def variance_scaling(
+    tensor: Tensor,
+    distribution: str,
+    gain: float,
+    scale: None,
+    mode: str,
+    nonlinearity: str,
+    parameter: float,
+    in_axis: Sequence[int] | None,
+    out_axis: Sequence[int] | None,
+    batch_axis: Sequence[int] | None,
+    groups: int,
+    *,
+    region: Region | None,
+) -> Law:
+    shape = tensor.shape if region is None else region[0]
+    axes = (in_axis, out_axis, batch_axis, groups)
+    std = native.std_of(shape, mode, nonlinearity, parameter, gain, *axes)
+    part = math.sqrt(2.0) if tensor.is_complex() else 1.0  # of a complex number, in the bounds
+    if distribution == "uniform":
+        bound = math.sqrt(3.0) * (std / part)
+        return Law(_UNIFORM, 0.0, 1.0, -bound, bound, region)
+    if distribution == "normal":
+        return Law(_NORMAL, 0.0, std, 0.0, 0.0, region)
+    std /= _TRUNCATED_STD
+    bound = 2.0 * (std / part)
+    return Law(_TRUNCATED, 0.0, std, -bound, bound, region)
+
+
+# By the operator's name: what makes the law, and how many arguments come before the stream.
+OPERATORS: dict[str, tuple[Callable[..., Law], int]] = {
+    "uniform_": (uniform, 3),
+    "normal_": (normal, 4),
+    "trunc_normal_": (trunc_normal, 6),
+    "variance_scaling_": (variance_scaling, 11),
+}
+
+
+def fill(batch: Sequence[tuple[Tensor, Law, Words]]) -> None:
+    """Fill tensors of one device that share no memory, in one call."""
+    tensors = [tensor for tensor, _, _ in batch]
+    laws = [law for _, law, _ in batch]
+    columns = [list(column) for column in zip(*laws, strict=True)][:5]
+    key = [word for _, _, words in batch for word in words]
+    region: list[Any] = [None, None]
+    if any(law.region is not None for law in laws):
+        regions = [
+            law.region or (tensor.shape, (0,) * tensor.ndim)
+            for tensor, law in zip(tensors, laws, strict=True)
+        ]
+        region = [[n for part in regions for n in part[side]] for side in (0, 1)]
+    native.multi_fill_(tensors, *columns, key, *region)

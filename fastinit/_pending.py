@@ -1,0 +1,262 @@
+"""Initializations that wait: which memory they belong to, which of them matter, how they run.
+
+Owns the records of one thread and their order. A record belongs to a storage, so that it holds for
+every alias; it is dropped where a later one overwrites all of it, or where the storage dies. Must
+not know how reads are noticed: that is `_deferred`'s.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from fastinit import _laws
+from fastinit._laws import Law, Words
+
+Run: TypeAlias = Callable[[Tensor], object]
+
+_storage_of = torch._C.TensorBase.untyped_storage  # what `_deferred` covers for everyone else
+_sweep_after = 1024  # storages noted, at least, before the dead are looked for
+
+
+class Place(NamedTuple):
+    """A tensor without its storage."""
+
+    dtype: torch.dtype
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+class Record(NamedTuple):
+    """One initialization of one tensor.
+
+    It runs as `fill`, together with others, or by itself as `run`. It writes within
+    [begin, end), bytes of the storage, and all of it if it is solid.
+    """
+
+    place: Place
+    begin: int
+    end: int
+    solid: bool
+    fill: tuple[Law, Words] | None
+    run: Run | None
+
+    def covers(self, other: Record) -> bool:
+        within = self.begin <= other.begin and other.end <= self.end
+        return within and (self.solid or self.place == other.place)
+
+    def meets(self, other: Record) -> bool:
+        return self.begin < other.end and other.begin < self.end
+
+
+class _Storage:
+    """The records of one storage, in their order."""
+
+    __slots__ = ("exposed", "records", "reference")
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self.reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        self.records: list[Record] = []
+        self.exposed = False  # somebody may look at the memory behind torch's back
+
+
+class Pending:
+    """The records of one thread."""
+
+    def __init__(self) -> None:
+        # By address, which cannot be used anew as long as a weak reference is held.
+        self._storages: dict[int, _Storage] = {}
+        self._sweep_at = _sweep_after
+        self.busy = False  # running records, whose operators are to be let through
+
+    def __bool__(self) -> bool:
+        return bool(self._storages)
+
+    def accepts(self, tensor: Tensor) -> bool:
+        """Whether an initialization of `tensor` may wait: nobody sees its memory but torch."""
+        if (
+            tensor.numel() == 0
+            or tensor.device.type not in ("cpu", "cuda")
+            or tensor.layout is not torch.strided
+            or tensor.is_nested
+            or tensor.is_conj()
+            or tensor.is_neg()
+            or any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        ):
+            return False
+        storage = _storage_of(tensor)
+        held = self._storages.get(storage._cdata)
+        if held is not None and held.exposed:
+            return False
+        # torch forbids to resize what it handed to NumPy, got from it, or does not own.
+        return storage.resizable() and not (tensor.device.type == "cpu" and storage.is_shared())
+
+    def add_fill(self, tensor: Tensor, law: Law, words: Words) -> None:
+        self._add(tensor, (law, words), None)
+
+    def add_run(self, tensor: Tensor, run: Run) -> None:
+        self._add(tensor, None, run)
+
+    def _add(self, tensor: Tensor, fill: tuple[Law, Words] | None, run: Run | None) -> None:
+        storage = _storage_of(tensor)
+        held = self._storages.get(storage._cdata)
+        if held is None:
+            if len(self._storages) >= self._sweep_at:
+                self._sweep()
+            held = self._storages[storage._cdata] = _Storage(storage)
+        record = _record(tensor, fill, run)
+        _drop_covered(held, record)
+        held.records.append(record)
+
+    def overwritten(self, tensor: Tensor) -> None:
+        """Forget what was to be written to all of `tensor`, as something else has been."""
+        held = self._held(tensor)
+        if held is not None:
+            _drop_covered(held, _record(tensor, None, None))
+
+    def survives_write(self, tensor: Tensor) -> bool:
+        """Whether no record would undo a write to all of `tensor` that happens now."""
+        held = self._held(tensor)
+        if held is None or not held.records:
+            return True
+        write = _record(tensor, None, None)
+        return all(write.covers(record) or not write.meets(record) for record in held.records)
+
+    def flush(self, tensors: Iterable[Tensor]) -> None:
+        """Run what waits for the storages of these tensors."""
+        found: dict[int, _Storage] = {}
+        for tensor in tensors:
+            try:
+                address = _storage_of(tensor)._cdata
+            except (NotImplementedError, RuntimeError):  # sparse and the like hold tensors inside
+                return self.flush_all()
+            if address in self._storages:
+                found[address] = self._storages[address]
+        self._run(list(found.values()))
+
+    def flush_all(self) -> None:
+        self._run(list(self._storages.values()))
+
+    def expose(self, tensor: Tensor) -> None:
+        """Let nothing wait for this storage from here on, as its memory is known to somebody."""
+        storage = _storage_of(tensor)
+        held = self._storages.get(storage._cdata)
+        if held is None:
+            held = self._storages[storage._cdata] = _Storage(storage)
+        self._run([held])
+        held.exposed = True
+
+    def _held(self, tensor: Tensor) -> _Storage | None:
+        return self._storages.get(_storage_of(tensor)._cdata)
+
+    def _sweep(self) -> None:
+        for address, held in list(self._storages.items()):
+            if _alive(held.reference) is None:
+                del self._storages[address]
+        self._sweep_at = 2 * len(self._storages) + _sweep_after
+
+    def _run(self, storages: list[_Storage]) -> None:
+        waves: list[list[tuple[Record, torch.UntypedStorage]]] = []
+        for held in storages:
+            records, held.records = held.records, []
+            storage = _alive(held.reference) if records else None
+            if storage is not None:
+                for wave, record in zip(_waves(records), records, strict=True):
+                    while len(waves) <= wave:
+                        waves.append([])
+                    waves[wave].append((record, storage))
+        if not waves:
+            return
+        busy, self.busy = self.busy, True
+        try:
+            with torch.no_grad():
+                for wave_of_records in waves:
+                    _run_wave(wave_of_records)
+        finally:
+            self.busy = busy
+
+
+def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:
+    storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+    return storage
+
+
+def _record(tensor: Tensor, fill: tuple[Law, Words] | None, run: Run | None) -> Record:
+    place = Place(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+    item = tensor.element_size()
+    last = sum((n - 1) * s for n, s in zip(place.size, place.stride, strict=True))
+    begin, end = place.offset * item, (place.offset + last + 1) * item
+    # Distinct elements that are as many as their span has room for leave no gap.
+    solid = tensor.numel() * item == end - begin and _distinct(place)
+    return Record(place, begin, end, solid, fill, run)
+
+
+def _distinct(place: Place) -> bool:
+    """Whether no two elements share memory; a False may be wrong."""
+    room = 1
+    for stride, size in sorted(zip(place.stride, place.size, strict=True)):
+        if size > 1:
+            if stride < room:
+                return False
+            room = stride * size
+    return True
+
+
+def _drop_covered(held: _Storage, record: Record) -> None:
+    if held.records:
+        held.records = [other for other in held.records if not record.covers(other)]
+
+
+def _waves(records: list[Record]) -> list[int]:
+    """For each record the number of the first wave that is after all records it must follow."""
+    waves: list[int] = []
+    end = 0
+    for i, record in enumerate(records):
+        wave = 0
+        if record.begin < end:  # not simply behind all others
+            met = (waves[j] for j in range(i) if records[j].meets(record))
+            wave = 1 + max(met, default=-1)
+        waves.append(wave)
+        end = max(end, record.end)
+    return waves
+
+
+def _run_wave(wave: list[tuple[Record, torch.UntypedStorage]]) -> None:
+    """Run records that touch nothing of each other's: fills at once, a device at a time."""
+    fills: dict[torch.device, list[tuple[Tensor, Law, Words]]] = {}
+    for record, storage in wave:
+        place = record.place
+        tensor = torch.empty(0, dtype=place.dtype, device=storage.device)
+        tensor.set_(storage, place.offset, place.size, place.stride)
+        if record.fill is not None:
+            fills.setdefault(storage.device, []).append((tensor, *record.fill))
+        else:
+            assert record.run is not None
+            record.run(tensor)
+    for batch in fills.values():
+        _laws.fill(batch)
+
+
+def bump_version(tensor: Tensor) -> None:
+    """Tell autograd of a write that happens later."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
+
+
+_current = threading.local()
+
+
+def current() -> Pending | None:
+    """The records of this thread, if initializations are to wait here and now."""
+    pending: Pending | None = getattr(_current, "pending", None)
+    return None if pending is None or pending.busy else pending
+
+
+def set_current(pending: Pending | None) -> None:
+    _current.pending = pending

@@ -1,0 +1,529 @@
+"""`deferred` gives what runs without it give, however the tensors are used meanwhile, and does not
+do what nobody sees.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo  # which changes torch as it is imported
+from _clients import CountedDraws, changes, state_of
+from torch import Tensor, nn
+
+import fastinit
+from fastinit import _pending
+
+OWNERS = "torch", "torch.Tensor", "torch.nn.init", "torch.utils.dlpack"
+pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    copy.copy(torch.zeros(1).storage())  # torch keeps notes of having been asked
+    copy.copy(torch.zeros(1))
+    before = state_of(*OWNERS)
+    yield
+    assert changes(before, state_of(*OWNERS)) == []
+    assert _pending.current() is None
+    assert torch._C._len_torch_dispatch_stack() == 0
+
+
+def waits(*tensors: Tensor) -> bool:
+    """Whether something is recorded for each of these tensors."""
+    pending = _pending.current()
+    assert pending is not None
+    held = [pending._held(tensor) for tensor in tensors]
+    return all(h is not None and h.records for h in held)
+
+
+def recorded() -> int:
+    pending = _pending.current()
+    assert pending is not None
+    return sum(len(held.records) for held in pending._storages.values())
+
+
+def value(n: int, seed: int = 1, **std: float) -> Tensor:
+    """Draw number n of a normal (8, 4) matrix."""
+    return fastinit.normal_(torch.empty(8, 4), key=fastinit.Key(seed).fold_in(n), **std)
+
+
+# --------------------------------------------------------------------------------- what it is for
+
+
+def build(bias: bool = True) -> nn.Module:
+    model = nn.Sequential(
+        nn.Linear(5, 7, bias),
+        nn.Embedding(10, 6, padding_idx=2),
+        nn.Conv2d(3, 4, 3),
+        nn.MultiheadAttention(8, 2),
+        nn.LSTM(3, 4),
+        nn.Bilinear(3, 4, 5),
+        nn.BatchNorm2d(3),
+    )
+    nn.init.normal_(model[0].weight, std=0.02)
+    nn.init.sparse_(model[1].weight, 0.3)
+    nn.init.trunc_normal_(model[2].bias)
+    nn.init.dirac_(model[2].weight)
+    nn.init.orthogonal_(model[5].weight[0])
+    fastinit.lecun_normal_(model[5].weight[1], region=fastinit.Region((9, 7), (3, 1)))
+    nn.init.xavier_uniform_(model[5].weight[2])
+    model[0].weight.data[1:3].zero_()
+    with torch.no_grad():
+        model[3].in_proj_weight[1].fill_(3)
+    nn.init.eye_(model[4].weight_hh_l0)
+    return model
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_values_generators_and_versions_are_those_of_the_patch(
+    seed: int | None, dtype: torch.dtype
+) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            with fastinit.patch(seed=seed):
+                eager = build()
+            state = torch.get_rng_state()
+            torch.manual_seed(1)
+            with fastinit.deferred(seed):
+                model = build()
+            assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for (name, a), (other, b) in zip(
+        eager.state_dict().items(), model.state_dict().items(), strict=True
+    ):
+        assert name == other and torch.equal(a, b), name
+    for a, b in zip(eager.parameters(), model.parameters(), strict=True):
+        assert a._version == b._version and a.requires_grad == b.requires_grad
+
+
+FILLS: dict[str, Callable[[Tensor], object]] = {
+    "uniform_": lambda t: fastinit.uniform_(t, -1.0, 3.0),
+    "normal_": lambda t: fastinit.normal_(t, 1.0, 3.0),
+    "trunc_normal_": lambda t: fastinit.trunc_normal_(t, 0.2, 1.0, -1.0, 3.0),
+    "kaiming_uniform_": lambda t: fastinit.kaiming_uniform_(t, 0.2),
+    "kaiming_normal_ fan_out": lambda t: fastinit.kaiming_normal_(t, mode="fan_out"),
+    "xavier_normal_": lambda t: fastinit.xavier_normal_(t, 1.7),
+    "lecun_normal_": lambda t: fastinit.lecun_normal_(t),
+    "lecun_uniform_ of a region": lambda t: fastinit.lecun_uniform_(
+        t, region=fastinit.Region((40, 40), (7, 9))
+    ),
+    "sparse_": lambda t: fastinit.sparse_(t, 0.4),
+    "orthogonal_": lambda t: fastinit.orthogonal_(t, 1.3),
+    "an int key": lambda t: fastinit.normal_(t, key=-3),
+    "a key tensor": lambda t: fastinit.normal_(t, key=fastinit.Key(3).to_tensor()),
+    "a std tensor": lambda t: fastinit.normal_(t, std=torch.tensor(2.0)),
+    "a generator": lambda t: fastinit.normal_(t, generator=torch.Generator().manual_seed(4)),
+    "ones_": fastinit.ones_,
+    "eye_": fastinit.eye_,
+}
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64, torch.float8_e5m2]
+)
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
+def test_every_fill_gives_the_same_bits(fill: str, dtype: torch.dtype, layout: str) -> None:
+    def run() -> Tensor:
+        whole = torch.zeros(12, 14, dtype=dtype)
+        part = {"contiguous": whole, "transposed": whole.T, "sliced": whole[2:, 1:12:2]}[layout]
+        FILLS[fill](part)
+        return whole
+
+    with fastinit.keyed(2):
+        try:
+            eager = run()
+        except (NotImplementedError, RuntimeError, TypeError) as refusal:
+            with fastinit.deferred(2), pytest.raises(type(refusal)):
+                run()
+            return
+    with fastinit.deferred(2):
+        late = run()
+    assert torch.equal(late.view(torch.uint8), eager.view(torch.uint8))
+
+
+def test_only_the_last_of_several_is_drawn() -> None:
+    with CountedDraws() as draws:
+        with fastinit.deferred(seed=1):
+            layer = nn.Linear(4, 8, bias=False)
+            for _ in range(3):
+                nn.init.normal_(layer.weight)
+            assert recorded() == 1
+            late = nn.init.orthogonal_(torch.empty(8, 4))
+            nn.init.normal_(late)
+        assert draws.ours == {"multi_fill_": 1, "normal_": 1}  # a check of orthogonal_'s
+    assert not draws.stock
+    assert torch.equal(layer.weight, value(3))
+    assert torch.equal(late, value(5))
+
+
+def test_one_call_fills_all_dtypes_of_a_device() -> None:
+    with CountedDraws() as draws, fastinit.deferred(seed=1):
+        made = [nn.Linear(4, 8, dtype=d) for d in (torch.float32, torch.bfloat16, torch.float64)]
+    assert draws.ours == {"multi_fill_": 1}
+    assert all(layer.weight.std() > 0 for layer in made)
+
+
+def test_parts_of_one_storage_are_filled_together() -> None:
+    with CountedDraws() as draws, fastinit.deferred(seed=1):
+        flat = torch.empty(40)
+        for part in flat.split(8):
+            nn.init.normal_(part)
+        nn.init.uniform_(flat[4:12])
+    assert draws.ours == {"multi_fill_": 2}
+    with fastinit.keyed(1):
+        expected = torch.empty(40)
+        for part in expected.split(8):
+            fastinit.normal_(part)
+        fastinit.uniform_(expected[4:12])
+    assert torch.equal(flat, expected)
+
+
+def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
+    with CountedDraws() as draws, fastinit.deferred(seed=1):
+        gone = nn.init.normal_(torch.empty(1000))
+        storage = weakref.ref(_pending._storage_of(gone))
+        nn.init.normal_(gone)
+        reference = weakref.ref(gone)
+        del gone
+        gc.collect()
+        assert reference() is None and storage() is None
+        for _ in range(3000):
+            nn.init.normal_(torch.empty(3))
+        pending = _pending.current()
+        assert pending is not None and len(pending._storages) <= 1100
+    assert draws.ours["multi_fill_"] == 0
+
+
+def test_a_record_keeps_nothing_of_its_tensor() -> None:
+    with fastinit.deferred(seed=1):
+        for fill in FILLS.values():
+            tensor = torch.empty(8, 4)
+            fill(tensor)
+            storage = weakref.ref(_pending._storage_of(tensor))
+            reference = weakref.ref(tensor)
+            del tensor
+            assert reference() is None and storage() is None
+
+
+def test_padding_rows_keep_their_order() -> None:
+    with fastinit.deferred(seed=1):
+        embedding = nn.Embedding(8, 4, padding_idx=3)
+        assert recorded() == 2
+        nn.init.normal_(embedding.weight)
+        assert recorded() == 1
+        with torch.no_grad():
+            embedding.weight[3].zero_()
+        tied = embedding.weight
+        assert recorded() == 2
+    expected = value(1)
+    expected[3] = 0
+    assert torch.equal(tied, expected)
+
+
+def test_an_edit_disjoint_from_what_waits_runs_at_once() -> None:
+    with fastinit.deferred(seed=1):
+        flat = torch.zeros(64)
+        nn.init.normal_(flat[:32].view(8, 4))
+        flat[32:].copy_(torch.ones(32))
+        assert waits(flat)
+        flat[8:40].copy_(torch.ones(32))
+        assert not waits(flat)
+    expected = value(0).flatten()
+    expected[8:] = 1
+    assert torch.equal(flat[:32], expected) and torch.equal(flat[32:], torch.ones(32))
+
+
+def test_copies_drop_what_they_overwrite() -> None:
+    with CountedDraws() as draws, fastinit.deferred(seed=1):
+        weight = nn.init.normal_(torch.empty(8, 4))
+        weight.copy_(torch.ones(8, 4))
+        assert not waits(weight)
+        nn.init.normal_(weight)
+        with pytest.raises(RuntimeError):
+            weight.copy_(torch.ones(3, 3))
+        assert waits(weight)
+    assert draws.ours == {"multi_fill_": 1}
+    assert torch.equal(weight, value(1))
+
+
+# ------------------------------------------------------------------------------- who needs a value
+
+SHAPE_ONLY: dict[str, Callable[[Tensor], object]] = {
+    "parameter": nn.Parameter,
+    "data": lambda t: t.data,
+    "detach": lambda t: t.detach(),
+    "view": lambda t: t.view(4, 8)[1:, ::2].T,
+    "shape": lambda t: (t.shape, t.stride(), t.dtype, t.device, t.numel(), t.is_contiguous()),
+    "like": lambda t: (torch.empty_like(t), torch.zeros_like(t), t.new_empty(3)),
+    "flags": lambda t: setattr(t, "_is_hf_initialized", True),
+    "requires_grad_": lambda t: t.requires_grad_(),
+    "split": lambda t: t.split(4),
+}
+READS: dict[str, Callable[[Tensor], Any]] = {
+    "item": lambda t: t[2, 1].item(),
+    "sum": lambda t: t.sum(),
+    "add": lambda t: t + 1,
+    "clone": lambda t: t.clone(),
+    "to": lambda t: t.to(torch.float64),
+    "bool": lambda t: bool(t[0, 0] > 0),
+    "repr": repr,
+    "tolist": lambda t: t.tolist(),
+    "numpy": lambda t: t.numpy().copy(),
+    "array": lambda t: t.__array__().copy(),
+    "numpy of a view": lambda t: t.T.numpy().copy(),
+    "deepcopy": copy.deepcopy,
+    "copy": lambda t: copy.copy(t).clone(),
+    "pickle": lambda t: pickle.loads(pickle.dumps(t)),
+    "save": lambda t: saved(t),
+    "dlpack": lambda t: torch.from_dlpack(t).clone(),
+    "dlpack capsule": lambda t: torch.utils.dlpack.from_dlpack(
+        torch.utils.dlpack.to_dlpack(t)
+    ).clone(),
+    "storage": lambda t: t.untyped_storage().tolist(),
+    "typed storage": lambda t: list(t.storage()),
+    "stack": lambda t: torch.stack([t, t]),
+    "equal": lambda t: torch.equal(t, t.clone()),
+    "into another": lambda t: torch.zeros(8, 4).copy_(t),
+    "index": lambda t: t[torch.tensor([1, 2])],
+    "sparse": lambda t: t.to_sparse().to_dense(),
+    "as a parameter": lambda t: (nn.Parameter(t) * 2).sum().item(),
+    "grad": lambda t: gradient(t),
+    "matmul under vmap": lambda t: torch.vmap(lambda row: row * 2)(t),
+    "foreach": lambda t: torch._foreach_norm([t, t])[1],
+}
+EDITS: dict[str, Callable[[Tensor], object]] = {
+    "add_": lambda t: t.add_(1),
+    "mul_ of a view": lambda t: t[1].mul_(2),
+    "data": lambda t: t.data.erfinv_(),
+    "setitem": lambda t: t.__setitem__(0, 5.0),
+    "numpy": lambda t: t.numpy().fill(3),
+    "share_memory_": lambda t: t.share_memory_(),
+    "set_": lambda t: torch.empty(0).set_(t).add_(1),
+    "resize_": lambda t: t.resize_(3, 3),
+    "out": lambda t: torch.add(torch.ones(8, 4), 1, out=t),
+    "foreach": lambda t: torch._foreach_add_([t], 1.0),
+    "exponential_ of a row": lambda t: t[2].exponential_(),
+    "bernoulli_": lambda t: t.bernoulli_(0.5),
+}
+
+
+def saved(tensor: Tensor) -> Tensor:
+    file = io.BytesIO()
+    torch.save(tensor, file)
+    file.seek(0)
+    loaded: Tensor = torch.load(file)
+    return loaded
+
+
+def gradient(tensor: Tensor) -> Tensor:
+    parameter = nn.Parameter(tensor)
+    (parameter**2).sum().backward()
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def alike(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    return bool((a == b).all()) if hasattr(a, "all") else bool(a == b)
+
+
+@pytest.mark.parametrize("look", SHAPE_ONLY)
+def test_shapes_and_aliases_need_no_values(look: str) -> None:
+    with fastinit.deferred(seed=1):
+        tensor = nn.init.normal_(torch.empty(8, 4))
+        kept = SHAPE_ONLY[look](tensor)
+        assert waits(tensor)
+    assert torch.equal(tensor, value(0))
+    del kept
+
+
+@pytest.mark.parametrize("read", READS)
+def test_reads_get_the_values(read: str) -> None:
+    expected = READS[read](value(0))
+    with fastinit.deferred(seed=1):
+        kept = fastinit.normal_(torch.empty(3), key=0)
+        tensor = nn.init.normal_(torch.empty(8, 4))
+        got = READS[read](tensor)
+        assert not waits(tensor)
+        assert waits(kept) or read == "sparse"  # which has no storage to go by
+    assert alike(got, expected)
+    assert torch.equal(tensor, value(0))
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edits_find_and_keep_the_values(edit: str) -> None:
+    expected = value(0)
+    torch.manual_seed(0)
+    EDITS[edit](expected)
+    with fastinit.deferred(seed=1):
+        tensor = nn.init.normal_(torch.empty(8, 4))
+        torch.manual_seed(0)
+        EDITS[edit](tensor)
+        assert not waits(tensor)
+    assert torch.equal(tensor.nan_to_num(), expected.nan_to_num())
+
+
+def test_memory_known_to_others_is_filled_at_once() -> None:
+    import numpy as np
+
+    array = np.zeros((8, 4), np.float32)
+    before = torch.zeros(8, 4)
+    seen_before = before.numpy()
+    with fastinit.deferred(seed=1):
+        nn.init.normal_(torch.from_numpy(array))
+        assert (array == value(0).numpy()).all()
+        nn.init.normal_(before)
+        assert (seen_before == value(1).numpy()).all()
+        inside = torch.empty(8, 4)
+        pointer, seen = inside.data_ptr(), inside.numpy()
+        nn.init.normal_(inside)
+        assert (seen == value(2).numpy()).all() and pointer == inside.data_ptr()
+        shared = torch.empty(8, 4).share_memory_()
+        nn.init.normal_(shared)
+        assert not waits(shared)
+    assert torch.equal(shared, value(3))
+
+
+def test_other_threads_run_as_ever() -> None:
+    results: list[bool] = []
+
+    def work() -> None:
+        tensor = nn.init.normal_(torch.empty(8, 4), generator=torch.Generator().manual_seed(0))
+        results.append(_pending.current() is None and float(tensor.std()) > 0.5)
+
+    with fastinit.deferred(seed=1):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert results == [True]
+
+
+def test_refusals_come_at_once_and_draw_nothing() -> None:
+    with fastinit.deferred(seed=1):
+        tensor = torch.zeros(8, 4)
+        for bad in (
+            lambda: nn.init.normal_(tensor, std=-1.0),
+            lambda: nn.init.uniform_(tensor, 1.0, 0.0),
+            lambda: nn.init.kaiming_uniform_(tensor[0]),
+            lambda: nn.init.normal_(tensor[:1].expand(8, 4)),
+            lambda: tensor.half().fill_(1e9),
+            lambda: nn.init.normal_(tensor, generator="no"),  # type: ignore[arg-type]
+            lambda: fastinit.normal_(tensor, region=fastinit.Region((3, 3), (0, 0))),
+        ):
+            with pytest.raises((RuntimeError, ValueError, TypeError)):
+                bad()
+        assert not waits(tensor)
+    assert not tensor.any()
+
+
+# --------------------------------------------------------------------------------------- the scope
+
+
+def test_leaving_by_an_exception_fills_what_waits() -> None:
+    tensor = torch.empty(8, 4)
+
+    def fail() -> None:
+        with fastinit.deferred(seed=1):
+            nn.init.normal_(tensor)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.equal(tensor, value(0))
+
+
+def test_nested_scopes_keep_one_order() -> None:
+    with fastinit.deferred(seed=1):
+        tensor = nn.init.normal_(torch.empty(8, 4))
+        with fastinit.deferred(seed=2):
+            nn.init.normal_(tensor[:4])
+            nn.init.normal_(tensor[6:])
+        assert not waits(tensor)
+        kept = tensor.clone()
+        nn.init.normal_(tensor)
+    assert torch.equal(kept[:4], value(0, seed=2)[:4])
+    assert torch.equal(kept[4:6], value(0)[4:6])
+    assert torch.equal(tensor, value(1))
+
+
+def test_one_object_can_be_entered_again() -> None:
+    scope = fastinit.deferred(1)
+    for _ in range(2):
+        with scope:
+            tensor = nn.init.normal_(torch.empty(8, 4))
+        assert torch.equal(tensor, value(0))
+
+
+def test_draws_of_other_patches_and_keys_wait_too() -> None:
+    with fastinit.keyed(1), fastinit.deferred(), fastinit.patch():
+        a = nn.init.normal_(torch.empty(8, 4))
+        b = torch.randn(8, 4)
+        with fastinit.keyed(9):
+            c = torch.empty(8, 4).normal_()
+        assert waits(a, b, c)
+    assert torch.equal(a, value(0)) and torch.equal(b, value(1))
+    assert torch.equal(c, value(0, seed=9))
+
+
+def test_meta_fake_and_inference_tensors() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with fastinit.deferred(seed=1):
+        with torch.device("meta"):
+            nn.Linear(3, 4)
+        with FakeTensorMode():
+            nn.Linear(3, 4)
+        with torch.inference_mode():
+            inferred = nn.init.normal_(torch.empty(8, 4))
+            assert waits(inferred)
+    assert inferred.is_inference()
+    assert torch.equal(inferred, value(0))
+
+
+class Wrapper(torch.Tensor):
+    """Holds another tensor and works on that."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapper:
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+        made.inner = inner
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        plain = [a.inner if isinstance(a, Wrapper) else a for a in args]
+        return func(*plain, **(kwargs or {}))
+
+
+def test_tensors_inside_others_are_seen() -> None:
+    with fastinit.deferred(seed=1):
+        inner = nn.init.normal_(torch.empty(8, 4))
+        total = (Wrapper(inner) * 1).sum()
+        assert not waits(inner)
+    assert torch.equal(total, value(0).sum())
+
+
+def test_compiled_functions_get_the_values() -> None:
+    compiled = torch.compile(lambda t: t * 2, backend="eager")
+    with fastinit.deferred(seed=1):
+        tensor = nn.init.normal_(torch.empty(8, 4))
+        doubled = compiled(tensor)
+    torch._dynamo.reset()
+    assert torch.equal(doubled, value(0) * 2)
