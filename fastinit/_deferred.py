@@ -195,8 +195,22 @@ def _exposing(stock: Callable[..., Any]) -> Callable[..., Any]:
     return stand_in
 
 
+def _showing(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """The stand-in for the method that formats a tensor with all dispatch modes out of the way."""
+
+    @functools.wraps(stock)
+    def stand_in(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        pending = _pending.current()
+        if pending is not None:
+            pending.flush([self])
+        return stock(self, *args, **kwargs)
+
+    return stand_in
+
+
 _covered_methods = CoveredMembers(
-    [
+    [(torch.Tensor, "__repr__", _showing)]
+    + [
         (torch.Tensor, name, _exposing)
         for name in ("data_ptr", "const_data_ptr", "numpy", "tolist", "untyped_storage")
         if hasattr(torch.Tensor, name)

@@ -98,7 +98,7 @@ def _deferred(
     factor: float,
     scale: Tensor | None,
     region: Region | None,
-    source: tuple[object, ...],
+    source: tuple[Any, ...],
 ) -> bool:
     """Have `deferred`, if it is in force, remember the call; False where it has to run now."""
     pending = None if torch.compiler.is_dynamo_compiling() else _pending.current()
@@ -125,7 +125,7 @@ def _fill_one(
     factor: float,
     scale: Tensor | None,
     region: Region | None,
-    source: tuple[object, ...],
+    source: tuple[Any, ...],
 ) -> None:
     shape = tensor.shape if region is None else torch.Size(region.global_shape)
     _fill_parts([(tensor, region)], shape, factor, scale, source)
@@ -136,7 +136,7 @@ def _fill_parts(
     shape: torch.Size,
     factor: float,
     scale: Tensor | None,
-    source: tuple[object, ...],
+    source: tuple[Any, ...],
 ) -> None:
     """Cut the tensors, rectangles of one of this shape, out of one matrix."""
     matrix = _orthogonal_matrix(parts[0][0], shape, source)
@@ -158,7 +158,7 @@ def _check(tensor: Tensor, scale: Tensor | None, region: Region | None) -> None:
         ops(meta).normal_(meta, 0.0, 1.0, None, *stream(meta, None, 0, region))
 
 
-def _orthogonal_matrix(like: Tensor, shape: torch.Size, source: tuple[object, ...]) -> Tensor:
+def _orthogonal_matrix(like: Tensor, shape: torch.Size, source: tuple[Any, ...]) -> Tensor:
     """A new tensor of this shape, orthogonal as a matrix of shape[0] rows.
 
     In float32 where LAPACK knows nothing of the dtype of `like`.

@@ -125,7 +125,7 @@ def test_operator() -> None:
         {"key": [0, 1, 2, 3]},
         test_utils=("test_schema", "test_faketensor"),
     )
-    assert ops() is native
+    assert ops(ours[0]) is native
 
 
 def test_nothing_to_fill() -> None:

@@ -2,7 +2,8 @@
 // nothing that the linker could share with others.
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl")
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own immintrin.h
+#pragma GCC diagnostic ignored "-Wuninitialized"  // both in GCC 12's own immintrin.h
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #define FASTINIT_AVX512
 #define FASTINIT_ISA avx512
 #include "engine.h"
