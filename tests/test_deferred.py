@@ -281,6 +281,9 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "to": lambda t: t.to(torch.float64),
     "bool": lambda t: bool(t[0, 0] > 0),
     "repr": repr,
+    "repr of a parameter": lambda t: repr(nn.Parameter(t)),
+    "format": lambda t: f"{t}",
+    "format of a number": lambda t: f"{t[1, 2]:.3f}",
     "tolist": lambda t: t.tolist(),
     "numpy": lambda t: t.numpy().copy(),
     "array": lambda t: t.__array__().copy(),
@@ -357,7 +360,7 @@ def test_reads_get_the_values(read: str) -> None:
     expected = READS[read](value(0))
     with fastinit.deferred(seed=1):
         kept = fastinit.normal_(torch.empty(3), key=0)
-        tensor = nn.init.normal_(torch.empty(8, 4))
+        tensor = nn.init.normal_(torch.full((8, 4), 1e9))  # which would show, if read
         got = READS[read](tensor)
         assert not waits(tensor)
         assert waits(kept) or read == "sparse"  # which has no storage to go by

@@ -145,6 +145,7 @@ STEPS: dict[str, Callable[[Machine, Tensor, Tensor, int], Any]] = {
     "set data": set_data,
     "item": lambda m, a, b, k: a.flatten()[k % a.numel()].item(),
     "tolist": lambda m, a, b, k: part(a, k).tolist(),
+    "repr": lambda m, a, b, k: repr(part(a, k)),
     "clone": lambda m, a, b, k: part(a, k).clone(),
     "deepcopy": lambda m, a, b, k: copy.deepcopy(a),
     "pickle": lambda m, a, b, k: pickle.loads(pickle.dumps(a)),
