@@ -77,7 +77,8 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not is_plain(kind):
                 if not kind.__module__.startswith("torch._subclasses"):
                     return NotImplemented  # its own ways first; what it does comes back here
-                self._pending.flush_all()  # fake and functional tensors, which have a mode below
+                if kind.__name__ != "FakeTensor":  # which holds no values
+                    self._pending.flush_all()
                 return func(*args, **kwargs)
         if self._pending.busy:
             return func(*args, **kwargs)

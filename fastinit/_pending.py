@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit import _laws
 from fastinit._laws import Law, Words
@@ -175,11 +177,17 @@ class Pending:
             return
         busy, self.busy = self.busy, True
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _real():
                 for wave_of_records in waves:
                     _run_wave(wave_of_records)
         finally:
             self.busy = busy
+
+
+def _real() -> AbstractContextManager[None]:
+    """Puts off dispatch modes while one of them would make fakes of real tensors."""
+    fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    return nullcontext() if fake is None else _disable_current_modes()
 
 
 def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:

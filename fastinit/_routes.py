@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastinit import init
+from fastinit._dtensor import is_dtensor
 from fastinit._extension import native
 
 Function = Callable[..., Any]
@@ -54,7 +55,7 @@ def is_plain(kind: type) -> bool:
 def takes(tensor: Tensor) -> bool:
     """Whether fastinit fills `tensor` with what stock fills it with, by another draw."""
     return (
-        is_plain(type(tensor))
+        (is_plain(type(tensor)) or is_dtensor(tensor))
         and tensor.dtype in _DTYPES
         and tensor.device.type in _DEVICES
         and tensor.layout is torch.strided

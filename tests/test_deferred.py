@@ -498,6 +498,18 @@ def test_meta_fake_and_inference_tensors() -> None:
     assert torch.equal(inferred, value(0))
 
 
+def test_a_fake_of_a_waiting_tensor_leaves_it_real() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with fastinit.deferred(seed=1):
+        tensor = nn.init.normal_(torch.empty(8, 4))
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert (mode.from_tensor(tensor) * 2).shape == (8, 4)
+            assert (tensor * 2).shape == (8, 4)
+            tensor.data_ptr()
+    assert torch.equal(tensor, value(0))
+
+
 class Wrapper(torch.Tensor):
     """Holds another tensor and works on that."""
 
