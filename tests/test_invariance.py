@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -54,6 +57,28 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+THREADS_AT_WORK = """
+import os, torch, fastinit
+torch.set_num_threads(3)
+w = torch.empty({elements})
+before = len(os.listdir("/proc/self/task"))
+fastinit.normal_(w, key=0)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self/task"), reason="counts threads as Linux shows them"
+)
+@pytest.mark.parametrize(("elements", "started"), [(1 << 20, 2), (1 << 10, 0)])
+def test_large_fills_start_torchs_threads_and_small_ones_none(elements: int, started: int) -> None:
+    code = THREADS_AT_WORK.format(elements=elements)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(result.stdout) == started
 
 
 @pytest.fixture
