@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
 
-# No contraction: a product and a sum round twice unless the source says fma. Without OpenMP, torch's
-# parallel_for is a plain loop; it is not linked, so that its threads are those torch has loaded.
+# No contraction: a product and a sum round twice unless the source says fma. Without OpenMP,
+# torch's parallel_for is a plain loop; it is not linked, so that the threads are torch's own.
 CXX_FLAGS = [
     "-O3",
     "-std=c++20",
