@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "kernels.h"
-#include "ops.h"
+#include "ops/backends.h"
+#include "ops/ops.h"
 
 namespace py = pybind11;
 
@@ -25,7 +26,7 @@ namespace {
   apply(uniform_) apply(normal_) apply(trunc_normal_) apply(variance_scaling_) apply(sparse_) \
       apply(multi_fill_)
 
-// One kernel for all devices; see ops.cpp.
+// One kernel for all devices; see ops/ops.cpp.
 #define FASTINIT_REGISTER(op) library.impl(#op, TORCH_FN(op));
 // Autograd never sees an initialization.
 #define FASTINIT_FALL_THROUGH(op) library.impl(#op, torch::CppFunction::makeFallthrough());

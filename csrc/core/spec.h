@@ -1,4 +1,4 @@
-// FillSpec: all that a fill needs to know, as plain data that travels unchanged from ops.cpp to the
+// FillSpec: all that a fill needs to know, as plain data that travels unchanged from ops/ to the
 // CPU engine or into a CUDA kernel's arguments. Knows no tensor library; owns no memory.
 #pragma once
 
@@ -19,7 +19,7 @@ enum class Nonlinearity : uint8_t { kLinear, kSigmoid, kTanh, kRelu, kLeakyRelu,
 
 enum class AxisRole : uint8_t { kReceptive, kIn, kOut, kBatch };
 
-// More dimensions than this are folded (fans) or filled slice by slice (layouts) by ops.cpp.
+// More dimensions than this are folded (fans) or filled slice by slice (layouts) by ops/.
 constexpr int kMaxDims = 8;
 
 // The fan of a weight and the gain of the nonlinearity behind it:

@@ -66,8 +66,4 @@ std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t
 // The key that a CUDA generator's state gives.
 std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset);
 
-// For tests: from now on the CUDA kernels fill CPU tensors, on the CPU, as so many blocks of so
-// many threads; none means that the CPU engine does.
-void emulate_cuda(int64_t blocks, int64_t threads);
-
 }  // namespace fastinit

@@ -1,0 +1,40 @@
+// What a caller may say, and the refusal of the rest: names, dtypes, axes and bounds, each checked
+// here and nowhere else. Every refusal is a TypeError, ValueError, RuntimeError or
+// NotImplementedError that leaves the tensor as it was.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
+#include <c10/util/FunctionRef.h>
+#include <c10/util/OptionalArrayRef.h>
+
+#include <optional>
+#include <string_view>
+
+#include "../core/spec.h"
+#include "layouts.h"
+
+namespace fastinit {
+
+FanMode fan_mode_from(std::string_view name);
+Nonlinearity nonlinearity_from(std::string_view name);
+Distribution distribution_from(std::string_view name);
+Distribution distribution_from(int64_t code);
+
+// Which axes a layer sums over, produces, and merely repeats; by default those of Linear and Conv.
+struct Axes {
+  at::OptionalIntArrayRef in, out, batch;
+};
+void check_axes(int64_t ndim, const Axes& axes);
+FanSpec fan_spec(at::IntArrayRef shape, const Axes& axes, int64_t groups);
+
+// All that can be wrong with filling `self`, but for the key. The spec still lacks its key and its
+// layout; nothing at all means that there is nothing to fill. `complete` may look at the global
+// shape and finish the law.
+using Complete = c10::function_ref<void(FillSpec& spec, at::IntArrayRef global_shape)>;
+std::optional<FillSpec> checked_spec(const char* op, const at::Tensor& self, Law law,
+                                     const std::optional<at::Tensor>& scale, const Region& region,
+                                     Complete complete);
+void keep(FillSpec& spec, at::IntArrayRef global_shape);  // the `complete` that finishes nothing
+
+}  // namespace fastinit

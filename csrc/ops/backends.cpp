@@ -1,0 +1,193 @@
+#include "backends.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <ATen/Utils.h>
+#include <c10/util/Exception.h>
+#include <c10/util/SmallVector.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+
+#include "../kernels.h"
+
+#if defined(FASTINIT_WITH_CUDA)
+#include <ATen/cuda/CUDAGeneratorImpl.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace fastinit {
+
+using at::IntArrayRef;
+using at::Tensor;
+
+StreamKey key_from_words(const int64_t* words) {
+  return {static_cast<uint64_t>(words[0]), static_cast<uint64_t>(words[1])};
+}
+
+namespace {
+
+constexpr int64_t kUnitItems = 4096;       // threads begin at multiples of this many elements
+constexpr int64_t kGrainElements = 32768;  // below it a thread costs more than it saves
+
+// Tests have the CUDA kernels emulated on CPU tensors: by so many blocks of so many threads.
+std::atomic<int64_t> emulated_blocks{0}, emulated_threads{0};
+
+StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
+  auto* cpu = at::get_generator_or_default<at::CPUGeneratorImpl>(
+      generator, at::detail::getDefaultCPUGenerator());
+  const std::lock_guard<std::mutex> lock(cpu->mutex_);
+  StreamKey key;
+  key.seed = cpu->random64();
+  key.offset = cpu->random64();
+  return key;
+}
+
+void check_key_tensor(const Tensor& key) {
+  TORCH_CHECK_TYPE(key.scalar_type() == at::kUInt64, "key has dtype ", key.scalar_type(),
+                   "; a key tensor holds [seed, offset] as uint64");
+  TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "key has shape ", key.sizes(),
+                    "; a key tensor holds [seed, offset], shape (2,)");
+}
+
+// Fills specs on the CPU, in parallel. The threads share the elements of all of them evenly,
+// however they are spread over the specs: one huge and thousands of small ones take the same time.
+void fill_cpu(c10::ArrayRef<FillSpec> specs) {
+  c10::SmallVector<cpu::WorkSize, 1> work;
+  c10::SmallVector<int64_t, 2> first{0};  // element of a spec, counted through all of them
+  for (const FillSpec& spec : specs) {
+    const cpu::WorkSize size = cpu::work_size(spec);
+    work.push_back(size);
+    first.push_back(first.back() + size.items * size.elements_per_item);
+  }
+  const auto fill_range = [&](int64_t begin, int64_t end) {
+    size_t i = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1;
+    for (; i < specs.size() && first[i] < end; ++i) {
+      const auto [items, elements_per_item] = work[i];
+      const int64_t unit = elements_per_item == 1 ? kUnitItems : 1;
+      const int64_t unit_elements = unit * elements_per_item;
+      // A unit belongs to the range that its first element lies in.
+      const auto item_from = [&, items = items](int64_t element) {
+        const int64_t inside = std::max<int64_t>(0, element - first[i]);
+        return std::min((inside + unit_elements - 1) / unit_elements * unit, items);
+      };
+      const int64_t from = item_from(begin), to = item_from(end);
+      if (from < to) cpu::fill(specs[i], from, to);
+    }
+  };
+  if (first.back() <= kGrainElements) return fill_range(0, first.back());
+  at::parallel_for(0, first.back(), kGrainElements, fill_range);
+}
+
+#if defined(FASTINIT_WITH_CUDA)
+
+// Reserves one step of the generator's counter. While a graph is captured, its state lies on the
+// device, where each replay finds another one.
+void take_key_from_cuda(FillSpec& spec, const std::optional<at::Generator>& generator,
+                        at::Device device) {
+  auto* cuda = at::get_generator_or_default<at::CUDAGeneratorImpl>(
+      generator, at::cuda::detail::getDefaultCUDAGenerator(device.index()));
+  TORCH_CHECK_VALUE(cuda->device() == device, "generator is on ", cuda->device(),
+                    ", but the tensor to fill is on ", device, "; give a generator of that device");
+  const std::lock_guard<std::mutex> lock(cuda->mutex_);
+  const at::PhiloxCudaState state = cuda->philox_cuda_state(4);
+  spec.device.generator = true;
+  if (state.captured_) {
+    spec.device.seed = state.seed_.ptr;
+    spec.device.offset = state.offset_.ptr;
+    spec.key.offset = state.offset_intragraph_;
+  } else {
+    spec.key = {state.seed_.val, state.offset_.val};
+  }
+}
+
+// Fills specs of the current device: one by a launch that takes it by value, more from a table.
+void fill_cuda(c10::ArrayRef<FillSpec> specs) {
+  cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
+  const auto check = [](int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); };
+  if (specs.size() == 1) return check(cuda::fill(specs[0], stream));
+  const auto count = static_cast<int64_t>(specs.size());
+  const int64_t bytes = cuda::table_bytes(count);
+  // A captured copy would read the host's memory at each replay, when it holds something else.
+  const bool by_value =
+      c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  const auto options = at::TensorOptions(at::kByte);
+  const Tensor host = at::empty({bytes}, options.pinned_memory(!by_value));
+  const Tensor table = at::empty({bytes}, options.device(at::kCUDA));
+  cuda::write_table(specs.data(), count, host.mutable_data_ptr());
+  if (by_value) {
+    check(cuda::copy_table(host.const_data_ptr(), count, table.mutable_data_ptr(), stream));
+  } else {
+    table.copy_(host, /*non_blocking=*/true);  // keeps the pinned memory until it has been read
+  }
+  check(cuda::fill_table(host.const_data_ptr(), count, table.const_data_ptr(), stream));
+}
+
+#endif
+
+}  // namespace
+
+bool reads_on_device(const Tensor& self) {
+  return self.is_cuda() || emulated_blocks.load(std::memory_order_relaxed) > 0;
+}
+
+void emulate_cuda(int64_t blocks, int64_t threads) {
+  TORCH_CHECK_VALUE(blocks >= 0 && threads >= 1, "got ", blocks, " blocks of ", threads,
+                    " threads");
+  emulated_blocks = blocks;
+  emulated_threads = threads;
+}
+
+void check_backend(const char* op, const Tensor& self) {
+#if defined(FASTINIT_WITH_CUDA)
+  const bool filled = self.is_cpu() || self.is_cuda();
+#else
+  const bool filled = self.is_cpu();
+#endif
+  TORCH_CHECK(filled, "fastinit.", op, ": the tensor is on ", self.device(),
+              ", but this fastinit was built without CUDA; rebuild it where the CUDA toolkit is: "
+              "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
+}
+
+Tensor set_key(FillSpec& spec, const Tensor& self, const Tensor& key) {
+  check_key_tensor(key);
+  if (!reads_on_device(self) || key.device() != self.device()) {
+    TORCH_CHECK_VALUE(key.is_cpu() || self.is_cpu(), "key is on ", key.device(),
+                      ", but the tensor to fill is on ", self.device(),
+                      "; move the key there or to the CPU");
+    const Tensor host = key.cpu().contiguous();
+    spec.key = key_from_words(static_cast<const int64_t*>(host.const_data_ptr()));
+    return host;
+  }
+  Tensor words = key.contiguous();
+  const auto* word = static_cast<const int64_t*>(words.const_data_ptr());
+  spec.device.seed = word;
+  spec.device.offset = word + 1;
+  return words;
+}
+
+void set_key(FillSpec& spec, const Tensor& self, const std::optional<at::Generator>& generator) {
+#if defined(FASTINIT_WITH_CUDA)
+  if (self.is_cuda()) return take_key_from_cuda(spec, generator, self.device());
+#endif
+  spec.key = key_from_generator(generator);
+}
+
+void run(c10::ArrayRef<FillSpec> specs, const Tensor& any) {
+#if defined(FASTINIT_WITH_CUDA)
+  if (any.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(any.device());
+    return fill_cuda(specs);
+  }
+#endif
+  const int64_t blocks = emulated_blocks.load(std::memory_order_relaxed);
+  if (blocks == 0) return fill_cpu(specs);
+  cuda::emulate(specs.data(), static_cast<int64_t>(specs.size()), blocks, emulated_threads);
+}
+
+}  // namespace fastinit

@@ -1,0 +1,33 @@
+// Where a fill runs: the generator that its key comes from, the threads or the stream that it gets.
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
+
+#include <optional>
+
+#include "../core/spec.h"
+
+namespace fastinit {
+
+// Throws where this build has nothing that fills `self`.
+void check_backend(const char* op, const at::Tensor& self);
+
+// Whether the fill of `self` reads keys and scales where they are, as CUDA kernels do.
+bool reads_on_device(const at::Tensor& self);
+
+// The key: two words, those of a key tensor, or what a generator gives. The second returns what
+// must live until the fill is launched.
+StreamKey key_from_words(const int64_t* words);
+at::Tensor set_key(FillSpec& spec, const at::Tensor& self, const at::Tensor& key);
+void set_key(FillSpec& spec, const at::Tensor& self, const std::optional<at::Generator>& generator);
+
+// Fills specs that all lie on the device of `any`.
+void run(c10::ArrayRef<FillSpec> specs, const at::Tensor& any);
+
+// For tests: from now on the CUDA kernels fill CPU tensors, on the CPU, as so many blocks of so
+// many threads; none means that the CPU engine does.
+void emulate_cuda(int64_t blocks, int64_t threads);
+
+}  // namespace fastinit

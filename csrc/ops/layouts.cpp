@@ -1,0 +1,113 @@
+#include "layouts.h"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+
+namespace fastinit {
+
+using at::IntArrayRef;
+using at::Tensor;
+
+void check_region(const Tensor& self, const Region& region) {
+  if (!region.global_shape.has_value()) return;
+  TORCH_CHECK_VALUE(region.offsets.has_value(), "a region needs offsets beside its global_shape");
+  const IntArrayRef global = *region.global_shape, offsets = *region.offsets;
+  TORCH_CHECK_VALUE(
+      global.size() == static_cast<size_t>(self.dim()) && offsets.size() == global.size(),
+      "region has global_shape ", global, " and offsets ", offsets, ", but the tensor has shape ",
+      self.sizes(), "; all three need the same number of dimensions");
+  for (int64_t k = 0; k < self.dim(); ++k) {
+    TORCH_CHECK_VALUE(
+        0 <= offsets[k] && offsets[k] <= global[k] && self.size(k) <= global[k] - offsets[k],
+        "region at offsets ", offsets, " of global_shape ", global,
+        " does not contain a tensor of shape ", self.sizes(), " (dimension ", k, ")");
+  }
+}
+
+int64_t checked_numel(IntArrayRef shape) {
+  int64_t numel = 1;
+  for (const int64_t size : shape) {
+    TORCH_CHECK_VALUE(!__builtin_mul_overflow(numel, size, &numel), "a tensor of shape ", shape,
+                      " has more than 2^63 - 1 elements; fill it in smaller tensors");
+  }
+  return numel;
+}
+
+namespace {
+
+// One dimension of a tensor as the engines see it.
+struct Dim {
+  int64_t size, stride;
+  uint64_t global_stride;
+};
+using Dims = c10::SmallVector<Dim, 2 * kMaxDims>;
+
+// `self` as the rectangle at `offsets` of a tensor of `global_shape`, real numbers throughout, its
+// dimensions merged as far as both memory and stream allow.
+Dims merged_dims(const Tensor& self, IntArrayRef global_shape, bool complex) {
+  Dims dims;
+  const int64_t unit = complex ? 2 : 1;
+  auto global_stride = static_cast<uint64_t>(unit);
+  if (complex) dims.push_back({2, 1, 1});
+  for (int64_t k = self.dim() - 1; k >= 0; --k) {
+    const Dim dim{self.size(k), self.stride(k) * unit, global_stride};
+    global_stride *= static_cast<uint64_t>(global_shape[k]);
+    if (dim.size == 1) continue;
+    if (!dims.empty() && dim.stride == dims.back().stride * dims.back().size &&
+        dim.global_stride == dims.back().global_stride * static_cast<uint64_t>(dims.back().size)) {
+      dims.back().size *= dim.size;
+    } else {
+      dims.push_back(dim);
+    }
+  }
+  // The engines want a last dimension that the stream runs along.
+  if (dims.empty() || dims.front().global_stride != 1) dims.insert(dims.begin(), {1, 1, 1});
+  std::reverse(dims.begin(), dims.end());
+  return dims;
+}
+
+// Calls fill(spec) once, or once a slice where there are more dimensions than a Layout holds.
+template <class Fill>
+void for_each_layout(FillSpec spec, const Dims& dims, size_t first, int64_t item_size,
+                     const Fill& fill) {
+  if (dims.size() - first > kMaxDims) {
+    const Dim& dim = dims[first];
+    for (int64_t i = 0; i < dim.size; ++i) {
+      for_each_layout(spec, dims, first + 1, item_size, fill);
+      spec.data = static_cast<char*>(spec.data) + dim.stride * item_size;
+      spec.layout.start += dim.global_stride;
+    }
+    return;
+  }
+  Layout& layout = spec.layout;
+  layout.numel = 1;
+  layout.ndim = static_cast<int32_t>(dims.size() - first);
+  for (int k = 0; k < layout.ndim; ++k) {
+    const Dim& dim = dims[first + k];
+    layout.size[k] = dim.size;
+    layout.stride[k] = dim.stride;
+    layout.global_stride[k] = dim.global_stride;
+    layout.numel *= dim.size;
+  }
+  fill(spec);
+}
+
+}  // namespace
+
+void add_layouts(FillSpecs& specs, const Tensor& self, const Region& region, FillSpec spec) {
+  const Dims dims = merged_dims(self, region.shape(self), spec.law.complex);
+  if (region.offsets.has_value()) {
+    uint64_t stride = spec.law.complex ? 2 : 1;
+    for (int64_t k = self.dim() - 1; k >= 0; --k) {
+      spec.layout.start += stride * static_cast<uint64_t>((*region.offsets)[k]);
+      stride *= static_cast<uint64_t>(region.shape(self)[k]);
+    }
+  }
+  spec.data = self.mutable_data_ptr();
+  const auto item_size = static_cast<int64_t>(self.element_size()) / (spec.law.complex ? 2 : 1);
+  for_each_layout(spec, dims, 0, item_size,
+                  [&](const FillSpec& complete) { specs.push_back(complete); });
+}
+
+}  // namespace fastinit

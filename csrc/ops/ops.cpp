@@ -1,0 +1,175 @@
+// The fill of one tensor. One function serves CPU, CUDA and meta, so that a refusal is the same
+// everywhere.
+#include "ops.h"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "../core/distributions.h"
+#include "../core/sparse.h"
+#include "arguments.h"
+#include "backends.h"
+#include "layouts.h"
+
+namespace fastinit {
+
+using at::IntArrayRef;
+using at::Tensor;
+
+namespace {
+
+struct Stream {
+  const std::optional<at::Generator>& generator;
+  at::OptionalIntArrayRef key;
+  const std::optional<Tensor>& key_tensor;
+  Region region;
+};
+
+// Fills `self` under `law`.
+void fill(const char* op, const Tensor& self, const Law& law, const std::optional<Tensor>& scale,
+          const Stream& stream, Complete complete) {
+  const int keys =
+      stream.generator.has_value() + stream.key.has_value() + stream.key_tensor.has_value();
+  TORCH_CHECK_VALUE(keys <= 1, "generator and key exclude each other; give one of them");
+  std::optional<FillSpec> spec = checked_spec(op, self, law, scale, stream.region, complete);
+  if (stream.key.has_value()) {
+    TORCH_CHECK_VALUE(stream.key->size() == 2, "key has ", stream.key->size(),
+                      " numbers; it holds [seed, offset]");
+  }
+  if (!spec.has_value()) return;
+  Tensor key_words;
+  if (stream.key.has_value()) {
+    spec->key = key_from_words(stream.key->data());
+  } else if (stream.key_tensor.has_value()) {
+    key_words = set_key(*spec, self, *stream.key_tensor);
+  } else {
+    set_key(*spec, self, stream.generator);
+  }
+  if (self.numel() == 0) return;  // an empty shard, which has used the generator like any other
+  if (spec->sparse.zeros > 0) spec->sparse.key = child_key(spec->key, 0);
+  self.unsafeGetTensorImpl()->bump_version();
+  FillSpecs specs;
+  add_layouts(specs, self, stream.region, *spec);
+  run(specs, self);
+}
+
+}  // namespace
+
+#define FASTINIT_STREAM                                   \
+  Stream {                                                \
+    generator, key, key_tensor, { global_shape, offsets } \
+  }
+
+void uniform_(const Tensor& self, double low, double high, FASTINIT_STREAM_ARGUMENTS) {
+  Law law;
+  law.distribution = Distribution::kUniform;
+  law.low = low;
+  law.high = high;
+  fill("uniform_", self, law, std::nullopt, FASTINIT_STREAM, keep);
+}
+
+void normal_(const Tensor& self, double mean, double std, const std::optional<Tensor>& scale,
+             FASTINIT_STREAM_ARGUMENTS) {
+  Law law;
+  law.distribution = Distribution::kNormal;
+  law.mean = mean;
+  law.std = std;
+  fill("normal_", self, law, scale, FASTINIT_STREAM, keep);
+}
+
+void trunc_normal_(const Tensor& self, double mean, double std, double low, double high,
+                   const std::optional<Tensor>& scale, FASTINIT_STREAM_ARGUMENTS) {
+  Law law;
+  law.distribution = Distribution::kTruncNormal;
+  law.mean = mean;
+  law.std = std::abs(std);  // the law depends on its square alone
+  law.low = low;
+  law.high = high;
+  fill("trunc_normal_", self, law, scale, FASTINIT_STREAM, keep);
+}
+
+void variance_scaling_(const Tensor& self, std::string_view distribution, double gain,
+                       const std::optional<Tensor>& scale, std::string_view mode,
+                       std::string_view nonlinearity, double parameter,
+                       at::OptionalIntArrayRef in_axis, at::OptionalIntArrayRef out_axis,
+                       at::OptionalIntArrayRef batch_axis, int64_t groups,
+                       FASTINIT_STREAM_ARGUMENTS) {
+  const Axes axes{in_axis, out_axis, batch_axis};
+  Law law;
+  law.fan.mode = fan_mode_from(mode);
+  check_axes(self.dim(), axes);
+  law.distribution = distribution_from(distribution);
+  law.fan.nonlinearity = nonlinearity_from(nonlinearity);
+  const auto complete = [&](FillSpec& spec, IntArrayRef shape) {
+    FanSpec fan = fan_spec(shape, axes, groups);
+    fan.mode = spec.law.fan.mode;
+    fan.nonlinearity = spec.law.fan.nonlinearity;
+    fan.parameter = parameter;
+    fan.gain = gain;
+    spec.law.fan = fan;
+  };
+  fill("variance_scaling_", self, law, scale, FASTINIT_STREAM, complete);
+}
+
+void sparse_(const Tensor& self, double sparsity, double std, FASTINIT_STREAM_ARGUMENTS) {
+  TORCH_CHECK_VALUE(self.dim() == 2, "Only tensors with 2 dimensions are supported");
+  Law law;
+  law.distribution = Distribution::kNormal;
+  law.std = std;
+  const auto complete = [&](FillSpec& spec, IntArrayRef shape) {
+    TORCH_CHECK_VALUE(std::isfinite(sparsity), "sparsity is ", sparsity,
+                      "; give the fraction of zeros in a column, 0 to 1");
+    TORCH_CHECK_VALUE(shape[0] <= kMaxSparseRows, "a matrix of ", shape[0],
+                      " rows is too tall for sparse_, which takes 2^32 - 1 at most");
+    const double zeros = std::ceil(sparsity * static_cast<double>(shape[0]));
+    spec.sparse.rows = shape[0];
+    spec.sparse.cols = shape[1];
+    spec.sparse.zeros = static_cast<int64_t>(std::clamp(zeros, 0.0, static_cast<double>(shape[0])));
+  };
+  fill("sparse_", self, law, std::nullopt, FASTINIT_STREAM, complete);
+}
+
+double calculate_gain(std::string_view nonlinearity, double parameter) {
+  return gain_of(nonlinearity_from(nonlinearity), parameter);
+}
+
+double std_of(IntArrayRef shape, std::string_view mode, std::string_view nonlinearity,
+              double parameter, double gain, at::OptionalIntArrayRef in_axis,
+              at::OptionalIntArrayRef out_axis, at::OptionalIntArrayRef batch_axis,
+              int64_t groups) {
+  FanSpec spec = fan_spec(shape, {in_axis, out_axis, batch_axis}, groups);
+  spec.mode = fan_mode_from(mode);
+  spec.nonlinearity = nonlinearity_from(nonlinearity);
+  spec.parameter = parameter;
+  spec.gain = gain;
+  return std_of(spec);
+}
+
+std::pair<int64_t, int64_t> fans(IntArrayRef shape, at::OptionalIntArrayRef in_axis,
+                                 at::OptionalIntArrayRef out_axis,
+                                 at::OptionalIntArrayRef batch_axis, int64_t groups) {
+  const Fans result = fans_of(fan_spec(shape, {in_axis, out_axis, batch_axis}, groups));
+  return {result.in, result.out};
+}
+
+std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
+                                     const std::array<uint32_t, 2>& key) {
+  const auto block = philox(PhiloxBlock<uint64_t>{counter[0], counter[1], counter[2], counter[3]},
+                            KeySchedule(key[0] | uint64_t{key[1]} << 32));
+  return {static_cast<uint32_t>(block.x0), static_cast<uint32_t>(block.x1),
+          static_cast<uint32_t>(block.x2), static_cast<uint32_t>(block.x3)};
+}
+
+std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset) {
+  const StreamKey key = generator_key(seed, offset);
+  return {key.seed, key.offset};
+}
+
+std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index) {
+  const StreamKey child = child_key(StreamKey{seed, offset}, index);
+  return {child.seed, child.offset};
+}
+
+}  // namespace fastinit
