@@ -12,6 +12,10 @@
 
 #include "../kernels.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #if defined(FASTINIT_WITH_CUDA)
 #include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <ATen/ops/empty.h>
@@ -34,6 +38,7 @@ namespace {
 
 constexpr int64_t kUnitItems = 4096;       // threads begin at multiples of this many elements
 constexpr int64_t kGrainElements = 32768;  // below it a thread costs more than it saves
+constexpr size_t kHugePage = size_t{2} << 20;
 
 // Tests have the CUDA kernels emulated on CPU tensors: by so many blocks of so many threads.
 std::atomic<int64_t> emulated_blocks{0}, emulated_threads{0};
@@ -53,6 +58,19 @@ void check_key_tensor(const Tensor& key) {
                    "; a key tensor holds [seed, offset] as uint64");
   TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "key has shape ", key.sizes(),
                     "; a key tensor holds [seed, offset], shape (2,)");
+}
+
+// Memory that is about to be written from end to end, and has not been touched yet as a rule: the
+// operating system then hands it out in 2 MB at a time, which costs a fraction of 512 faults.
+void prefer_huge_pages(const Tensor& self) {
+#if defined(__linux__)
+  if (self.nbytes() < kHugePage || !self.is_non_overlapping_and_dense()) return;
+  const auto begin = reinterpret_cast<uintptr_t>(self.mutable_data_ptr());
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = (begin + self.nbytes()) / kHugePage * kHugePage;
+  // A refusal changes nothing but the speed.
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
 }
 
 // Fills specs on the CPU, in parallel. The threads share the elements of all of them evenly,
@@ -178,13 +196,14 @@ void set_key(FillSpec& spec, const Tensor& self, const std::optional<at::Generat
   spec.key = key_from_generator(generator);
 }
 
-void run(c10::ArrayRef<FillSpec> specs, const Tensor& any) {
+void run(c10::ArrayRef<FillSpec> specs, c10::ArrayRef<const Tensor*> tensors) {
 #if defined(FASTINIT_WITH_CUDA)
-  if (any.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(any.device());
+  if (tensors[0]->is_cuda()) {
+    const c10::cuda::CUDAGuard guard(tensors[0]->device());
     return fill_cuda(specs);
   }
 #endif
+  for (const Tensor* tensor : tensors) prefer_huge_pages(*tensor);
   const int64_t blocks = emulated_blocks.load(std::memory_order_relaxed);
   if (blocks == 0) return fill_cpu(specs);
   cuda::emulate(specs.data(), static_cast<int64_t>(specs.size()), blocks, emulated_threads);

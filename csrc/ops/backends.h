@@ -23,8 +23,8 @@ StreamKey key_from_words(const int64_t* words);
 at::Tensor set_key(FillSpec& spec, const at::Tensor& self, const at::Tensor& key);
 void set_key(FillSpec& spec, const at::Tensor& self, const std::optional<at::Generator>& generator);
 
-// Fills specs that all lie on the device of `any`.
-void run(c10::ArrayRef<FillSpec> specs, const at::Tensor& any);
+// Fills specs of these tensors, one or more, which lie on one device.
+void run(c10::ArrayRef<FillSpec> specs, c10::ArrayRef<const at::Tensor*> tensors);
 
 // For tests: from now on the CUDA kernels fill CPU tensors, on the CPU, as so many blocks of so
 // many threads; none means that the CPU engine does.

@@ -106,7 +106,7 @@ void multi_fill_(at::TensorList self, IntArrayRef distribution, at::ArrayRef<dou
   check_disjoint(targets);
   if (targets.empty()) return;
   for (const Tensor* target : targets) target->unsafeGetTensorImpl()->bump_version();
-  run(specs, *targets[0]);
+  run(specs, targets);
 }
 
 void refuse_multi_fill_(at::TensorList self, IntArrayRef distribution, at::ArrayRef<double> mean,

@@ -52,7 +52,7 @@ void fill(const char* op, const Tensor& self, const Law& law, const std::optiona
   self.unsafeGetTensorImpl()->bump_version();
   FillSpecs specs;
   add_layouts(specs, self, stream.region, *spec);
-  run(specs, self);
+  run(specs, {&self});
 }
 
 }  // namespace
