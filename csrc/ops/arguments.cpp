@@ -1,3 +1,4 @@
+// The checks of arguments.h, in the order in which stock initializers make theirs.
 #include "arguments.h"
 
 #include <ATen/MemoryOverlap.h>

@@ -1,3 +1,4 @@
+// CPU threads, CUDA streams and the generators of both.
 #include "backends.h"
 
 #include <ATen/CPUGeneratorImpl.h>

@@ -1,3 +1,4 @@
+// From sizes and strides to what the engines iterate over.
 #include "layouts.h"
 
 #include <c10/util/Exception.h>
