@@ -140,6 +140,22 @@ def test_uniform_equals_the_reference_to_the_bit(dtype, device, key, place, low,
     assert_same_bits(w, torch.from_numpy(expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=short)
+@pytest.mark.parametrize("before", [0, 1, 2, 37, 500])
+@pytest.mark.parametrize("end", [2**32, 3 * 2**32, 2**64], ids=["2^32", "3 2^32", "2^64"])
+def test_the_counter_carries_into_its_upper_half(dtype, device, end, before):
+    """Long and short rows, and those of a transposed tensor, around a carry."""
+    key = (0x0123456789ABCDEF, end - before)
+    for shape in ((5001,), (41, 13), (3, 1501)):
+        region = Region((*shape[:-1], shape[-1] + 2), (0,) * (len(shape) - 1) + (1,))
+        index = reference.region_index(region.global_shape, region.offsets, shape)
+        expected = torch.from_numpy(reference.uniform(key, index, -1.0, 1.0, arithmetic(dtype)))
+        transposed = poisoned(shape[::-1], dtype, device).permute(*reversed(range(len(shape))))
+        for w in (poisoned(shape, dtype, device), transposed):
+            fastinit.uniform_(w, -1.0, 1.0, key=Key(*key), region=region)
+            assert_same_bits(w, expected)
+
+
 @pytest.mark.parametrize("dtype", NARROW, ids=short)
 @pytest.mark.parametrize(
     ("low", "high"),

@@ -33,17 +33,19 @@ struct KeySchedule {
   }
 };
 
+constexpr uint64_t kPhiloxMultiplier0 = 0xD2511F53, kPhiloxMultiplier1 = 0xCD9E8D57;
+
 // Counters to blocks, in place, several in step: each is one long chain of dependent instructions,
-// and a processor overlaps only those that stand near one another.
-template <int kCount, class W>
+// and a processor overlaps only those that stand near one another. The rounds before kFirstRound
+// have been made.
+template <int kFirstRound = 0, int kCount, class W>
 FASTINIT_HD constexpr void philox(PhiloxBlock<W> (&blocks)[kCount], const KeySchedule& keys) {
-  constexpr uint64_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
   FASTINIT_UNROLL
-  for (int round = 0; round < 10; ++round) {
+  for (int round = kFirstRound; round < 10; ++round) {
     FASTINIT_UNROLL
     for (PhiloxBlock<W>& c : blocks) {
-      const W product0 = multiply_low_halves(c.x0, W{} + kMultiplier0);
-      const W product1 = multiply_low_halves(c.x2, W{} + kMultiplier1);
+      const W product0 = multiply_low_halves(c.x0, W{} + kPhiloxMultiplier0);
+      const W product1 = multiply_low_halves(c.x2, W{} + kPhiloxMultiplier1);
       c.x0 = xor3(product1 >> 32, c.x1, W{} + keys.word[round][0]);
       c.x2 = xor3(product0 >> 32, c.x3, W{} + keys.word[round][1]);
       c.x1 = product1;
@@ -66,6 +68,49 @@ FASTINIT_HD constexpr PhiloxBlock<W> philox(PhiloxBlock<W> block, const KeySched
   return blocks[0];
 }
 
+// What the first two rounds make of the upper half of a stream's counter: the same for 2^32 blocks
+// in a row.
+template <class W>
+struct CounterHigh {
+  W product, mixed;
+};
+
+template <class W>
+FASTINIT_HD constexpr CounterHigh<W> counter_high(W counter, const KeySchedule& keys) {
+  const W product =
+      multiply_low_halves((counter >> 32) ^ keys.word[0][0], W{} + kPhiloxMultiplier0);
+  return {product, (product >> 32) ^ keys.word[1][1]};
+}
+
+// Block `counter` of a stream after two rounds, of which little is left to do where the upper two
+// words of the counter are 0.
+template <class W>
+FASTINIT_HD constexpr PhiloxBlock<W> after_two_rounds(W counter, const CounterHigh<W>& high,
+                                                      const KeySchedule& keys) {
+  const W product0 = multiply_low_halves(counter, W{} + kPhiloxMultiplier0);
+  const W product1 =
+      multiply_low_halves((product0 >> 32) ^ keys.word[0][1], W{} + kPhiloxMultiplier1);
+  return {(product1 >> 32) ^ keys.word[1][0], product1, product0 ^ high.mixed, high.product};
+}
+
+// Blocks of a stream, several in step, the upper half of each one's counter prepared.
+template <int kCount, class W>
+FASTINIT_HD constexpr void philox(const W (&counters)[kCount],
+                                  const CounterHigh<W> (&highs)[kCount], const KeySchedule& keys,
+                                  PhiloxBlock<W> (&blocks)[kCount]) {
+  FASTINIT_UNROLL
+  for (int i = 0; i < kCount; ++i) blocks[i] = after_two_rounds(counters[i], highs[i], keys);
+  philox<2>(blocks, keys);
+}
+
+// One block of a stream.
+template <class W>
+FASTINIT_HD constexpr PhiloxBlock<W> philox(W counter, const KeySchedule& keys) {
+  PhiloxBlock<W> blocks[1] = {after_two_rounds(counter, counter_high(counter, keys), keys)};
+  philox<2>(blocks, keys);
+  return blocks[0];
+}
+
 // A block of random words read as a key.
 FASTINIT_HD constexpr StreamKey key_from(PhiloxBlock<uint64_t> block) {
   const uint64_t low = 0xffffffffu;
@@ -74,7 +119,7 @@ FASTINIT_HD constexpr StreamKey key_from(PhiloxBlock<uint64_t> block) {
 
 // The key of child `index`: equal to torch.func._random.split / fold_in.
 FASTINIT_HD constexpr StreamKey child_key(StreamKey key, uint64_t index) {
-  return key_from(philox(counter_block(key.offset + index), KeySchedule(key.seed)));
+  return key_from(philox(key.offset + index, KeySchedule(key.seed)));
 }
 
 // The key that a CUDA generator's state gives: seed, and an offset of which four units, one counter
@@ -104,6 +149,15 @@ static_assert(holds({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, 0xffffffff
 static_assert(holds({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0x299f31d0a4093822,
                     0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1),
               "Philox: digits of pi");
+constexpr bool short_way_holds(uint64_t counter, uint64_t seed) {
+  const auto r = philox(counter, KeySchedule(seed));
+  return holds(counter_block(counter), seed, static_cast<uint32_t>(r.x0),
+               static_cast<uint32_t>(r.x1), static_cast<uint32_t>(r.x2),
+               static_cast<uint32_t>(r.x3));
+}
+static_assert(short_way_holds(0x85a308d3243f6a88, 0x299f31d0a4093822) &&
+                  short_way_holds(0xffffffffffffffff, 0x0706050403020100),
+              "Philox: the short way through the first two rounds");
 }  // namespace known_answers
 
 }  // namespace FASTINIT_ISA

@@ -20,7 +20,7 @@ struct BlockWords {
 
 template <class S>
 FASTINIT_HD BlockWords<S> block_words(uint64_t counter, const KeySchedule& keys) {
-  const auto block = philox(counter_block(counter), keys);
+  const auto block = philox(counter, keys);
   if constexpr (sizeof(S) == 4) {
     return {{static_cast<uint32_t>(block.x0), static_cast<uint32_t>(block.x1),
              static_cast<uint32_t>(block.x2), static_cast<uint32_t>(block.x3)}};

@@ -27,9 +27,6 @@ FASTINIT_HD void draw_blocks(const ResolvedLaw<Scalar<F>>& law, const PhiloxBloc
   }
 }
 
-// Steps whose Philox rounds go side by side; more would spill registers.
-constexpr int kInStep = kPackBytes == 64 ? 4 : 2;
-
 // Rows of a mask whose permutations go side by side, and the elements masked at a time.
 constexpr int kRowsInStep = 4;
 constexpr int64_t kMaskElements = 1 << 16;
@@ -46,8 +43,11 @@ struct Filler {
   static constexpr int kLanes = kPackBytes / sizeof(S);
   static constexpr int kStep = 2 * kLanes;  // elements of a pair of packs
   static constexpr int kStepBlocks = kStep / kBlockElements<S>;
+  // Steps whose Philox rounds go side by side; more would spill registers.
+  static constexpr int kInStep = kPackBytes < 64                          ? 2
+                                 : distribution == Distribution::kUniform ? 6
+                                                                          : 4;
   static constexpr int kStride = kInStep * kStep;
-
   static constexpr bool kNarrow = sizeof(Code) < 4;
 
   const FillSpec& spec;
@@ -58,23 +58,36 @@ struct Filler {
       : spec(fill), law(resolve<Out>(fill.law, 1.0)), keys(fill.key.seed),
         mask_keys(fill.sparse.key.seed) {}
 
-  // kCount steps of kStep elements, from the blocks `counters` on.
+  // kCount steps of kStep elements, from the blocks `counters` on, which share their upper half.
   template <int kCount>
-  FASTINIT_HD void steps(PackU64 counters, Code* out) const {
-    PhiloxBlock<PackU64> blocks[kCount];
+  FASTINIT_HD void steps(PackU64 counters, const CounterHigh<PackU64>& high, Code* out) const {
+    PackU64 all[kCount];
+    CounterHigh<PackU64> highs[kCount];
     Code* outs[kCount];
+    FASTINIT_UNROLL
     for (int i = 0; i < kCount; ++i) {
-      blocks[i] = counter_block(counters + i * kStepBlocks);
+      all[i] = counters + i * kStepBlocks;
+      highs[i] = high;
       outs[i] = out + i * kStep;
     }
-    steps(blocks, outs);
+    steps(all, highs, outs);
   }
 
-  // The same for any steps, which come as their counters and are lost.
+  // The same for any steps.
   template <int kCount>
-  FASTINIT_HD void steps(PhiloxBlock<PackU64> (&blocks)[kCount],
+  FASTINIT_HD void steps(const PackU64 (&counters)[kCount], Code* const (&outs)[kCount]) const {
+    CounterHigh<PackU64> highs[kCount];
+    FASTINIT_UNROLL
+    for (int i = 0; i < kCount; ++i) highs[i] = counter_high(counters[i], keys);
+    steps(counters, highs, outs);
+  }
+
+  template <int kCount>
+  FASTINIT_HD void steps(const PackU64 (&counters)[kCount],
+                         const CounterHigh<PackU64> (&highs)[kCount],
                          Code* const (&outs)[kCount]) const {
-    philox(blocks, keys);
+    PhiloxBlock<PackU64> blocks[kCount];
+    philox(counters, highs, keys, blocks);
     FASTINIT_UNROLL
     for (int i = 0; i < kCount; ++i) {
       Code* out = outs[i];
@@ -97,7 +110,8 @@ struct Filler {
   // The `count` <= kStep - skip elements behind the first `skip` of a step.
   void partial_step(uint64_t counter, int64_t skip, int64_t count, Code* out) const {
     alignas(64) Code buffer[kStep];
-    steps<1>(counters_from(counter), buffer);
+    const PackU64 counters = counters_from(counter);
+    steps<1>(counters, counter_high(counters, keys), buffer);
     memcpy(out, buffer + skip, static_cast<size_t>(count) * sizeof(Code));
   }
 
@@ -105,6 +119,14 @@ struct Filler {
   __attribute__((noinline)) void run(uint64_t index, int64_t count, Code* out) const {
     uint64_t counter = spec.key.offset + index / kBlockElements<S>;
     const int64_t skip = static_cast<int64_t>(index % kBlockElements<S>);
+    const int64_t low_blocks = (int64_t{1} << 32) - static_cast<uint32_t>(counter);
+    const int64_t with_this_high = low_blocks * kBlockElements<S> - skip;
+    if (count > with_this_high) {
+      run(index + static_cast<uint64_t>(with_this_high), count - with_this_high,
+          out + with_this_high);
+      count = with_this_high;
+    }
+    const auto high = counter_high(splat<PackU64>(counter), keys);
     if (skip != 0) {
       const int64_t head = kStep - skip < count ? kStep - skip : count;
       partial_step(counter, skip, head, out);
@@ -114,11 +136,11 @@ struct Filler {
     }
     PackU64 counters = counters_from(counter);
     for (; count >= kStride; count -= kStride, out += kStride) {
-      steps<kInStep>(counters, out);
+      steps<kInStep>(counters, high, out);
       counters += kInStep * kStepBlocks;
     }
     for (; count >= kStep; count -= kStep, out += kStep) {
-      steps<1>(counters, out);
+      steps<1>(counters, high, out);
       counters += kStepBlocks;
     }
     if (count > 0) partial_step(counters[0], 0, count, out);
@@ -137,7 +159,7 @@ struct Filler {
 
   // Steps of several rows that go side by side, as those of one long row do.
   struct WholeSteps {
-    PhiloxBlock<PackU64> blocks[kInStep];
+    PackU64 counters[kInStep];
     Code* outs[kInStep];
     int size = 0;
   };
@@ -170,17 +192,20 @@ struct Filler {
       }
       if (skip == 0 || done > 0) {
         for (; columns - done >= kStep; done += kStep, counter += kStepBlocks) {
-          whole.blocks[whole.size] = counter_block(counters_from(counter));
+          whole.counters[whole.size] = counters_from(counter);
           whole.outs[whole.size] = out + done;
           if (++whole.size == kInStep) {
-            steps(whole.blocks, whole.outs);
+            steps(whole.counters, whole.outs);
             whole.size = 0;
           }
         }
       }
       if (done < columns) cut_run(counter, done == 0 ? skip : 0, columns - done, out + done, cut);
     }
-    for (int i = 0; i < whole.size; ++i) steps<1>(whole.blocks[i].x0, whole.outs[i]);
+    for (int i = 0; i < whole.size; ++i) {
+      const PackU64 counters = whole.counters[i];
+      steps<1>(counters, counter_high(counters, keys), whole.outs[i]);
+    }
     flush(cut);
   }
 
@@ -213,15 +238,14 @@ struct Filler {
 
   template <int kCount>
   FASTINIT_HD void listed_steps(CutBlocks& cut, int64_t first) const {
-    PhiloxBlock<PackU64> blocks[kCount];
+    PackU64 counters[kCount];
     Code* outs[kCount];
     for (int i = 0; i < kCount; ++i) {
-      PackU64 counters;
-      memcpy(&counters, cut.counters + first + i * kStepBlocks, sizeof(counters));
-      blocks[i] = counter_block(kNarrow ? counters : interleave_halves(counters));
+      memcpy(&counters[i], cut.counters + first + i * kStepBlocks, sizeof(counters[i]));
+      if constexpr (!kNarrow) counters[i] = interleave_halves(counters[i]);
       outs[i] = cut.codes + first * kBlockElements<S> + i * kStep;
     }
-    steps(blocks, outs);
+    steps(counters, outs);
   }
 
   // memcpy without the call, whose cost would show for pieces of few elements.
@@ -328,13 +352,9 @@ struct Filler {
   // Of the columns that kLanes32 elements of a row, from number `first` on, lie in.
   FASTINIT_HD SparseColumn<PackU32> sparse_column(uint64_t first) const {
     const int complex = spec.law.complex ? 1 : 0;
-    PhiloxBlock<PackU64> even{}, odd{};  // of the even and odd 32-bit lanes
-    for (int i = 0; i < kLanes64; ++i) {
-      even.x0[i] = spec.sparse.key.offset + ((first + 2 * i) >> complex);
-      odd.x0[i] = spec.sparse.key.offset + ((first + 2 * i + 1) >> complex);
-    }
-    even = philox(counter_block(even.x0), mask_keys);
-    odd = philox(counter_block(odd.x0), mask_keys);
+    const PackU64 elements = first + 2 * counter_lanes<false>();  // in the even 32-bit lanes
+    const auto even = philox(spec.sparse.key.offset + (elements >> complex), mask_keys);
+    const auto odd = philox(spec.sparse.key.offset + ((elements + 1) >> complex), mask_keys);
     const PackU32 words[4] = {merge_low_halves(even.x0, odd.x0), merge_low_halves(even.x1, odd.x1),
                               merge_low_halves(even.x2, odd.x2), merge_low_halves(even.x3, odd.x3)};
     return SparseColumn<PackU32>(words);
