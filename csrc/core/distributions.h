@@ -142,16 +142,16 @@ FASTINIT_HD F unit_midpoint(UInt<F> word) {
   }
 }
 
-// The quantile of Phi(alpha) + v (Phi(beta) - Phi(alpha)) with v = (word + 1/2) / 2^W. Beyond the
-// median it counts from the other end, where 1 - v is exact in the integers.
+// Phi(alpha) + v (Phi(beta) - Phi(alpha)) with v = (word + 1/2) / 2^W, as normal_quantile() takes
+// it. Beyond the median it counts from the other end, where 1 - v is exact in the integers.
 template <class F>
-FASTINIT_HD F truncated_standard_normal(const ResolvedLaw<Scalar<F>>& law, UInt<F> word) {
+FASTINIT_HD void truncated_probability(const ResolvedLaw<Scalar<F>>& law, UInt<F> word, F& tail,
+                                       F& central) {
   const F mass = splat<F>(law.mass);
-  const F central = fma(unit_midpoint<F>(word), mass, splat<F>(law.central));
+  central = fma(unit_midpoint<F>(word), mass, splat<F>(law.central));
   const auto above = central > splat<F>(Scalar<F>{0});
   const F end = above ? splat<F>(law.upper) : splat<F>(law.lower);
-  const F tail = fma(unit_midpoint<F>(above ? ~word : word), mass, end);
-  return normal_quantile(tail, central);
+  tail = fma(unit_midpoint<F>(above ? ~word : word), mass, end);
 }
 
 // Two elements, the even one first, from two random words.
@@ -167,8 +167,12 @@ FASTINIT_HD void draw(const ResolvedLaw<Scalar<F>>& law, UInt<F> word0, UInt<F> 
     even = unit_uniform<F>(word0);
     odd = unit_uniform<F>(word1);
   } else {
-    even = truncated_standard_normal<F>(law, word0);
-    odd = truncated_standard_normal<F>(law, word1);
+    F tail[2], central[2], z[2];
+    truncated_probability<F>(law, word0, tail[0], central[0]);
+    truncated_probability<F>(law, word1, tail[1], central[1]);
+    normal_quantile(tail, central, z);
+    even = z[0];
+    odd = z[1];
   }
   even = even * law.scale + law.shift;
   odd = odd * law.scale + law.shift_odd;

@@ -134,36 +134,51 @@ FASTINIT_HD F with_sign_of(F signed_value, F magnitude) {
   return bit_cast<F>(bit_cast<U>(magnitude) | (bit_cast<U>(signed_value) & kSign));
 }
 
-// Phi^-1 of a probability given twice, so that nothing is lost in the tails nor near the median: as
+// Phi^-1 divided by c = p - 1/2, given L = -2 ln(4 p (1 - p)) <= 10.
+template <class F>
+FASTINIT_HD F normal_quantile_near(F length) {
+  if constexpr (kIsSingle<F>) {
+    return polynomial(length, 2.50662804f, 0.328121126f, 0.00815439131f, -0.000812368584f,
+                      -2.95812952e-05f, 6.07532456e-06f, -2.01670531e-07f, -4.97932051e-09f,
+                      3.14337639e-10f);
+  } else {
+    return polynomial(length - 5.0, 4.2466269340293401, 0.34880202439905411, -0.0029538096900813423,
+                      -0.00044289912822859811, 3.8581560476722673e-05, -4.4159522136184174e-07,
+                      -1.5099467939160846e-07, 1.057843313161256e-08, 1.4823585830966147e-10,
+                      -6.0000132127566125e-11, 2.5061443882054277e-12, 1.6519666150159076e-13,
+                      -2.1482737129866614e-14, 3.1378267831451013e-16, 9.2828103173999879e-17,
+                      -6.5205721731316515e-18, -1.4032098020867068e-19, 3.9294294212042018e-20,
+                      -1.0329879223506597e-21, -1.1511791803028747e-22, 6.3556138823209956e-24);
+  }
+}
+
+// Phi^-1 of probabilities given twice, so that nothing is lost in the tails nor near the median: as
 // the nearer tail p <= 1/2, the upper one if z > 0, and as the signed distance c from 1/2. p below
-// the smallest normal number counts as that (z = -+12.9 or -+37.5).
-// With L = -2 ln(4 p (1 - p)), z / c is a smooth function of L; one polynomial reaches to
+// the smallest normal number counts as that (z = -+12.9 or -+37.5). Several in step, as in
+// philox(). With L = -2 ln(4 p (1 - p)), z / c is a smooth function of L; one polynomial reaches to
 // p = 1.7e-3, and the rest is rare.
 // Error: float 2.8e-7 relative; double 4e-16 relative; in both down to the smallest normal p.
-template <class F>
-FASTINIT_HD F normal_quantile(F p, F c) {
-  constexpr Scalar<F> kSmallest = kIsSingle<F> ? 0x1p-126 : 0x1p-1022;
-  const F smallest = splat<F>(kSmallest);
-  p = p < smallest ? smallest : p;
-  const F length = minus_two_log(p * fma(p, splat<F>(Scalar<F>(-4)), splat<F>(Scalar<F>(4))));
-  F z;
-  if constexpr (kIsSingle<F>) {
-    z = c * polynomial(length, 2.50662804f, 0.328121126f, 0.00815439131f, -0.000812368584f,
-                       -2.95812952e-05f, 6.07532456e-06f, -2.01670531e-07f, -4.97932051e-09f,
-                       3.14337639e-10f);
-  } else {
-    z = c * polynomial(length - 5.0, 4.2466269340293401, 0.34880202439905411,
-                       -0.0029538096900813423, -0.00044289912822859811, 3.8581560476722673e-05,
-                       -4.4159522136184174e-07, -1.5099467939160846e-07, 1.057843313161256e-08,
-                       1.4823585830966147e-10, -6.0000132127566125e-11, 2.5061443882054277e-12,
-                       1.6519666150159076e-13, -2.1482737129866614e-14, 3.1378267831451013e-16,
-                       9.2828103173999879e-17, -6.5205721731316515e-18, -1.4032098020867068e-19,
-                       3.9294294212042018e-20, -1.0329879223506597e-21, -1.1511791803028747e-22,
-                       6.3556138823209956e-24);
+template <int kCount, class F>
+FASTINIT_HD void normal_quantile(const F (&p)[kCount], const F (&c)[kCount], F (&z)[kCount]) {
+  const F smallest = splat<F>(kIsSingle<F> ? Scalar<F>(0x1p-126) : Scalar<F>(0x1p-1022));
+  using Mask = decltype(smallest > smallest);
+  F tail[kCount], length[kCount];
+  Mask far[kCount], some{};
+  FASTINIT_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    tail[i] = p[i] < smallest ? smallest : p[i];
+    length[i] =
+        minus_two_log(tail[i] * fma(tail[i], splat<F>(Scalar<F>(-4)), splat<F>(Scalar<F>(4))));
+    z[i] = c[i] * normal_quantile_near(length[i]);
+    far[i] = length[i] > splat<F>(Scalar<F>(10));
+    some = some | far[i];
   }
-  const auto far = length > splat<F>(Scalar<F>(10));
-  if (any(far)) z = far ? with_sign_of(c, -normal_quantile_far(p, length)) : z;
-  return z;
+  if (any(some)) {
+    FASTINIT_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      z[i] = far[i] ? with_sign_of(c[i], -normal_quantile_far(tail[i], length[i])) : z[i];
+    }
+  }
 }
 
 // Phi(-t) for t >= 0. Error: see normal_cdf.
