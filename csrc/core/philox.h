@@ -93,13 +93,12 @@ FASTINIT_HD constexpr PhiloxBlock<W> after_two_rounds(W counter, const CounterHi
   return {(product1 >> 32) ^ keys.word[1][0], product1, product0 ^ high.mixed, high.product};
 }
 
-// Blocks of a stream, several in step, the upper half of each one's counter prepared.
+// Blocks of a stream, several in step, whose counters share their upper half.
 template <int kCount, class W>
-FASTINIT_HD constexpr void philox(const W (&counters)[kCount],
-                                  const CounterHigh<W> (&highs)[kCount], const KeySchedule& keys,
-                                  PhiloxBlock<W> (&blocks)[kCount]) {
+FASTINIT_HD constexpr void philox(const W (&counters)[kCount], const CounterHigh<W>& high,
+                                  const KeySchedule& keys, PhiloxBlock<W> (&blocks)[kCount]) {
   FASTINIT_UNROLL
-  for (int i = 0; i < kCount; ++i) blocks[i] = after_two_rounds(counters[i], highs[i], keys);
+  for (int i = 0; i < kCount; ++i) blocks[i] = after_two_rounds(counters[i], high, keys);
   philox<2>(blocks, keys);
 }
 

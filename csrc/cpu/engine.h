@@ -40,6 +40,7 @@ struct Filler {
   using Code = typename Out::Code;
   using S = typename Out::Compute;
   using F = typename PackOf<S>::Type;
+  using High = CounterHigh<PackU64>;
   static constexpr int kLanes = kPackBytes / sizeof(S);
   static constexpr int kStep = 2 * kLanes;  // elements of a pair of packs
   static constexpr int kStepBlocks = kStep / kBlockElements<S>;
@@ -58,36 +59,25 @@ struct Filler {
       : spec(fill), law(resolve<Out>(fill.law, 1.0)), keys(fill.key.seed),
         mask_keys(fill.sparse.key.seed) {}
 
-  // kCount steps of kStep elements, from the blocks `counters` on, which share their upper half.
+  // kCount steps of kStep elements, from the blocks `counters` on. The counters of a fill's steps
+  // share their upper half.
   template <int kCount>
-  FASTINIT_HD void steps(PackU64 counters, const CounterHigh<PackU64>& high, Code* out) const {
+  FASTINIT_HD void steps(PackU64 counters, const High& high, Code* out) const {
     PackU64 all[kCount];
-    CounterHigh<PackU64> highs[kCount];
     Code* outs[kCount];
-    FASTINIT_UNROLL
     for (int i = 0; i < kCount; ++i) {
       all[i] = counters + i * kStepBlocks;
-      highs[i] = high;
       outs[i] = out + i * kStep;
     }
-    steps(all, highs, outs);
+    steps(all, high, outs);
   }
 
   // The same for any steps.
   template <int kCount>
-  FASTINIT_HD void steps(const PackU64 (&counters)[kCount], Code* const (&outs)[kCount]) const {
-    CounterHigh<PackU64> highs[kCount];
-    FASTINIT_UNROLL
-    for (int i = 0; i < kCount; ++i) highs[i] = counter_high(counters[i], keys);
-    steps(counters, highs, outs);
-  }
-
-  template <int kCount>
-  FASTINIT_HD void steps(const PackU64 (&counters)[kCount],
-                         const CounterHigh<PackU64> (&highs)[kCount],
+  FASTINIT_HD void steps(const PackU64 (&counters)[kCount], const High& high,
                          Code* const (&outs)[kCount]) const {
     PhiloxBlock<PackU64> blocks[kCount];
-    philox(counters, highs, keys, blocks);
+    philox(counters, high, keys, blocks);
     FASTINIT_UNROLL
     for (int i = 0; i < kCount; ++i) {
       Code* out = outs[i];
@@ -103,21 +93,30 @@ struct Filler {
     }
   }
 
+  // The counter of the block that element `index` lies in.
+  FASTINIT_HD uint64_t counter_of(uint64_t index) const {
+    return spec.key.offset + index / kBlockElements<S>;
+  }
+
+  FASTINIT_HD High high_of(uint64_t counter) const {
+    return counter_high(splat<PackU64>(counter), keys);
+  }
+
   FASTINIT_HD PackU64 counters_from(uint64_t counter) const {
     return counter + counter_lanes<!kNarrow>();
   }
 
   // The `count` <= kStep - skip elements behind the first `skip` of a step.
-  void partial_step(uint64_t counter, int64_t skip, int64_t count, Code* out) const {
+  void partial_step(uint64_t counter, const High& high, int64_t skip, int64_t count,
+                    Code* out) const {
     alignas(64) Code buffer[kStep];
-    const PackU64 counters = counters_from(counter);
-    steps<1>(counters, counter_high(counters, keys), buffer);
+    steps<1>(counters_from(counter), high, buffer);
     memcpy(out, buffer + skip, static_cast<size_t>(count) * sizeof(Code));
   }
 
   // Elements [index, index + count) of the stream to consecutive memory.
   __attribute__((noinline)) void run(uint64_t index, int64_t count, Code* out) const {
-    uint64_t counter = spec.key.offset + index / kBlockElements<S>;
+    uint64_t counter = counter_of(index);
     const int64_t skip = static_cast<int64_t>(index % kBlockElements<S>);
     const int64_t low_blocks = (int64_t{1} << 32) - static_cast<uint32_t>(counter);
     const int64_t with_this_high = low_blocks * kBlockElements<S> - skip;
@@ -126,10 +125,10 @@ struct Filler {
           out + with_this_high);
       count = with_this_high;
     }
-    const auto high = counter_high(splat<PackU64>(counter), keys);
+    const High high = high_of(counter);
     if (skip != 0) {
       const int64_t head = kStep - skip < count ? kStep - skip : count;
-      partial_step(counter, skip, head, out);
+      partial_step(counter, high, skip, head, out);
       counter += kStepBlocks;
       out += head;
       count -= head;
@@ -143,14 +142,22 @@ struct Filler {
       steps<1>(counters, high, out);
       counters += kStepBlocks;
     }
-    if (count > 0) partial_step(counters[0], 0, count, out);
+    if (count > 0) partial_step(counters[0], high, 0, count, out);
   }
 
   // Rows of a rectangle, `row_step` apart in the stream and `stride` in memory.
   void run_rows(uint64_t index, uint64_t row_step, int64_t rows, int64_t columns, Code* out,
                 int64_t stride) const {
     if (columns < kShortRow && rows > 1) {
-      return run_short_rows(index, row_step, rows, columns, out, stride);
+      const uint64_t last =
+          index + static_cast<uint64_t>(rows - 1) * row_step + static_cast<uint64_t>(columns - 1);
+      if (counter_of(index) >> 32 == counter_of(last) >> 32) {
+        return run_short_rows(index, row_step, rows, columns, out, stride);
+      }
+      const int64_t half = rows / 2;
+      run_rows(index, row_step, half, columns, out, stride);
+      return run_rows(index + static_cast<uint64_t>(half) * row_step, row_step, rows - half,
+                      columns, out + half * stride, stride);
     }
     for (int64_t r = 0; r < rows; ++r) {
       run(index + static_cast<uint64_t>(r) * row_step, columns, out + r * stride);
@@ -172,63 +179,70 @@ struct Filler {
       int64_t first, count;  // of codes
       Code* out;
     };
-    alignas(64) uint64_t counters[kBlocks] = {};
+    alignas(64) uint64_t counters[kBlocks + kLanes64] = {};
     alignas(64) Code codes[kBlocks * kBlockElements<S>];
     Piece pieces[kBlocks];
     int64_t blocks = 0, size = 0;
   };
 
+  // The counters of the whole rectangle share their upper half.
   __attribute__((noinline)) void run_short_rows(uint64_t index, uint64_t row_step, int64_t rows,
                                                 int64_t columns, Code* out, int64_t stride) const {
     WholeSteps whole;
     CutBlocks cut;
+    const High high = high_of(counter_of(index));
     for (int64_t r = 0; r < rows; ++r, index += row_step, out += stride) {
-      uint64_t counter = spec.key.offset + index / kBlockElements<S>;
+      uint64_t counter = counter_of(index);
       const int64_t skip = static_cast<int64_t>(index % kBlockElements<S>);
       int64_t done = 0;
       if (skip != 0 && columns > 2 * kStep) {
         done = kBlockElements<S> - skip;
-        cut_run(counter++, skip, done, out, cut);
+        cut_run(counter++, high, skip, done, out, cut);
       }
       if (skip == 0 || done > 0) {
         for (; columns - done >= kStep; done += kStep, counter += kStepBlocks) {
           whole.counters[whole.size] = counters_from(counter);
           whole.outs[whole.size] = out + done;
           if (++whole.size == kInStep) {
-            steps(whole.counters, whole.outs);
+            steps(whole.counters, high, whole.outs);
             whole.size = 0;
           }
         }
       }
-      if (done < columns) cut_run(counter, done == 0 ? skip : 0, columns - done, out + done, cut);
+      if (done < columns) {
+        cut_run(counter, high, done == 0 ? skip : 0, columns - done, out + done, cut);
+      }
     }
-    for (int i = 0; i < whole.size; ++i) {
-      const PackU64 counters = whole.counters[i];
-      steps<1>(counters, counter_high(counters, keys), whole.outs[i]);
-    }
-    flush(cut);
+    for (int i = 0; i < whole.size; ++i) steps<1>(whole.counters[i], high, whole.outs[i]);
+    flush(cut, high);
   }
 
   // `count` elements behind the first `skip` of block `counter`.
-  void cut_run(uint64_t counter, int64_t skip, int64_t count, Code* out, CutBlocks& cut) const {
+  void cut_run(uint64_t counter, const High& high, int64_t skip, int64_t count, Code* out,
+               CutBlocks& cut) const {
     constexpr int64_t kElements = kBlockElements<S>;
     for (int64_t taken = 0; count > 0; skip = 0, count -= taken, out += taken) {
       int64_t blocks = (skip + count + kElements - 1) / kElements;
       if (blocks > CutBlocks::kBlocks - cut.blocks) blocks = CutBlocks::kBlocks - cut.blocks;
       taken = blocks * kElements - skip < count ? blocks * kElements - skip : count;
-      for (int64_t i = 0; i < blocks; ++i) cut.counters[cut.blocks + i] = counter++;
+      for (int64_t i = 0; i < blocks; i += kLanes64) {  // and a few more, for the next to overwrite
+        const PackU64 next = counter + static_cast<uint64_t>(i) + counter_lanes<false>();
+        memcpy(cut.counters + cut.blocks + i, &next, sizeof(next));
+      }
+      counter += static_cast<uint64_t>(blocks);
       cut.pieces[cut.size++] = {cut.blocks * kElements + skip, taken, out};
       cut.blocks += blocks;
-      if (cut.blocks == CutBlocks::kBlocks) flush(cut);
+      if (cut.blocks == CutBlocks::kBlocks) flush(cut, high);
     }
   }
 
-  void flush(CutBlocks& cut) const {
+  void flush(CutBlocks& cut, const High& high) const {
     int64_t b = 0;
     for (; b + kInStep * kStepBlocks <= cut.blocks; b += kInStep * kStepBlocks) {
-      listed_steps<kInStep>(cut, b);
+      listed_steps<kInStep>(cut, high, b);
     }
-    for (; b < cut.blocks; b += kStepBlocks) listed_steps<1>(cut, b);  // with any blocks behind
+    for (; b < cut.blocks; b += kStepBlocks)
+      listed_steps<1>(cut, high, b);  // with any blocks behind
     for (int64_t i = 0; i < cut.size; ++i) {
       const typename CutBlocks::Piece& piece = cut.pieces[i];
       copy_codes(piece.out, cut.codes + piece.first, piece.count);
@@ -237,7 +251,7 @@ struct Filler {
   }
 
   template <int kCount>
-  FASTINIT_HD void listed_steps(CutBlocks& cut, int64_t first) const {
+  FASTINIT_HD void listed_steps(CutBlocks& cut, const High& high, int64_t first) const {
     PackU64 counters[kCount];
     Code* outs[kCount];
     for (int i = 0; i < kCount; ++i) {
@@ -245,13 +259,13 @@ struct Filler {
       if constexpr (!kNarrow) counters[i] = interleave_halves(counters[i]);
       outs[i] = cut.codes + first * kBlockElements<S> + i * kStep;
     }
-    steps(counters, outs);
+    steps(counters, high, outs);
   }
 
   // memcpy without the call, whose cost would show for pieces of few elements.
   static FASTINIT_HD void copy_codes(Code* out, const Code* from, int64_t count) {
-    if (copy_parts<32>(out, from, count) || copy_parts<16>(out, from, count) ||
-        copy_parts<8>(out, from, count)) {
+    if (copy_parts<kPackBytes>(out, from, count) || copy_parts<32>(out, from, count) ||
+        copy_parts<16>(out, from, count) || copy_parts<8>(out, from, count)) {
       return;
     }
     for (int64_t i = 0; i < count; ++i) {
