@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastinit import _laws, _pending
 from fastinit._changes import CoveredMembers
-from fastinit._keys import Key, key_from_generator, keyed
+from fastinit._keys import Key, can_draw_key, key_from_generator, keyed
 from fastinit._patch import patch
 from fastinit._pending import Pending
 from fastinit._routes import is_plain
@@ -145,13 +145,13 @@ def _random_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
     law_of, count = _laws.OPERATORS[func._opname]
     args = args + (None,) * (count + 5 - len(args))
     target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:count], args[count:]
-    draws_here = key is not None or target.is_cpu
+    draws_here = key is not None or can_draw_key(generator, target.device)
     on_device = key_tensor is not None or any(isinstance(value, Tensor) for value in arguments)
     if kwargs or on_device or not draws_here or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
     _validate(func, args)
     law = law_of(target, *arguments, region=None if region[0] is None else tuple(region))
-    pending.add_fill(target, law, key or key_from_generator(generator))
+    pending.add_fill(target, law, key or key_from_generator(generator, target.device))
     _pending.bump_version(target)
     return None
 
@@ -159,11 +159,11 @@ def _random_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
 def _sparse_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     args = args + (None,) * (8 - len(args))
     target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:3], args[3:]
-    draws_here = key is not None or target.is_cpu
+    draws_here = key is not None or can_draw_key(generator, target.device)
     if kwargs or key_tensor is not None or not draws_here or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
     _validate(func, args)
-    words = key or key_from_generator(generator)
+    words = key or key_from_generator(generator, target.device)
     pending.add_run(target, lambda tensor: func(tensor, *arguments, None, words, None, *region))
     _pending.bump_version(target)
     return None
@@ -240,8 +240,8 @@ class deferred:  # noqa: N801  (used like a function)
     taken when an initialization is recorded.
 
     It holds for the thread that enters it. Other threads, and C++ extensions that go past torch's
-    dispatcher, must not look at the tensors before the end. On CUDA only draws that have a key
-    wait: give a seed.
+    dispatcher, must not look at the tensors before the end. While a CUDA graph is captured, only
+    draws that have a key wait.
 
     Example:
         >>> import torch, fastinit

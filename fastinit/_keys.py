@@ -292,8 +292,22 @@ def _key_of_scope(compiling: bool) -> KeyLike | None:
     return key.to_tensor("cpu") if compiling else key
 
 
-def key_from_generator(generator: torch.Generator | None) -> tuple[int, int]:
-    """The signed words of the key that a fill on the CPU would draw from `generator` now."""
+def can_draw_key(generator: torch.Generator | None, device: torch.device) -> bool:
+    """Whether `key_from_generator` can stand in for a fill on this device."""
+    if device.type == "cuda":  # a capture has the state on the device
+        fits = generator is None or generator.device == device
+        return fits and not torch.cuda.is_current_stream_capturing()
+    return device.type == "cpu"
+
+
+def key_from_generator(generator: torch.Generator | None, device: torch.device) -> tuple[int, int]:
+    """The signed words of the key that a fill on this device would draw from `generator` now."""
+    if device.type == "cuda":
+        own = torch.cuda.default_generators[device.index] if generator is None else generator
+        offset = own.get_offset()
+        own.set_offset(offset + 4)  # one counter step
+        first, second = native.cuda_generator_key(own.initial_seed(), offset)
+        return _signed(first), _signed(second)
     # An integer without bounds is random in every bit: these are two draws of 64 bits. Modes that
     # watch for random operators need not see them.
     with torch._C._DisableTorchDispatch():

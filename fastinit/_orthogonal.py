@@ -24,7 +24,7 @@ from fastinit._dtensor import (
 )
 from fastinit._extension import delegate, ops
 from fastinit._fans import scaled
-from fastinit._keys import KeyLike, key_from_generator, stream
+from fastinit._keys import KeyLike, can_draw_key, key_from_generator, stream
 from fastinit._regions import Region, nothing_to_fill
 
 
@@ -105,12 +105,12 @@ def _deferred(
     if pending is None or type(tensor) not in PLAIN_TYPES:
         return False
     generator, words, key_tensor = (*source, None, None)[:3]
-    draws_here = words is not None or tensor.is_cpu
+    draws_here = words is not None or can_draw_key(generator, tensor.device)
     if scale is not None or key_tensor is not None or not draws_here:
         return False
     if not pending.accepts(tensor):
         return False
-    words = words or key_from_generator(generator)
+    words = words or key_from_generator(generator, tensor.device)
 
     def run(alias: Tensor) -> None:
         _fill_one(alias, factor, None, region, (None, words, None))

@@ -136,6 +136,26 @@ def test_default_generator_and_its_key() -> None:
     assert_same_bits(ours, expected)
 
 
+def test_deferred_draws_take_the_keys_of_their_turn() -> None:
+    def build() -> list[torch.Tensor]:
+        with torch.device("cuda"):
+            layers = [torch.nn.Linear(30, 20), torch.nn.Conv2d(3, 4, 3)]
+        torch.nn.init.orthogonal_(layers[0].weight)
+        torch.nn.init.trunc_normal_(layers[1].weight)
+        return [parameter.detach() for layer in layers for parameter in layer.parameters()]
+
+    torch.cuda.manual_seed(3)
+    with fastinit.patch():
+        expected = build()
+    state = torch.cuda.get_rng_state()
+    torch.cuda.manual_seed(3)
+    with fastinit.deferred():
+        ours = build()
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    for a, b in zip(ours, expected, strict=True):
+        assert_same_bits(a, b)
+
+
 @functions
 def test_cuda_graph(function: str) -> None:
     """Each replay draws anew; the values are those of eager calls from the same state."""

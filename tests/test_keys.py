@@ -239,3 +239,40 @@ def test_a_missing_key_is_resolved_in_one_place(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(draw(key=9), draw(key=Key(9)))  # a key given is not missing
     given = torch.Generator().manual_seed(3)
     assert not torch.equal(draw(generator=given), expected)
+
+
+class FakeGenerator:
+    """What `key_from_generator` asks of a CUDA generator."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self.offset = 8
+
+    def initial_seed(self) -> int:
+        return 2**64 - 7
+
+    def get_offset(self) -> int:
+        return self.offset
+
+    def set_offset(self, offset: int) -> None:
+        self.offset = offset
+
+
+def test_key_of_a_cuda_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One counter step a key; test_cuda.py compares with what the device draws."""
+    device = torch.device("cuda", 1)
+    fake: Any = FakeGenerator("cuda:1")
+    monkeypatch.setattr(torch.cuda, "default_generators", [None, fake])
+    for generator in (None, fake):
+        offset = fake.offset
+        words = _keys.key_from_generator(generator, device)
+        assert fake.offset == offset + 4
+        assert tuple(word % U64 for word in words) == native.cuda_generator_key(2**64 - 7, offset)
+    capturing = False
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    assert _keys.can_draw_key(None, device) and _keys.can_draw_key(fake, device)
+    elsewhere: Any = FakeGenerator("cuda:0")
+    assert not _keys.can_draw_key(elsewhere, device)
+    assert not _keys.can_draw_key(None, torch.device("xpu"))
+    capturing = True
+    assert not _keys.can_draw_key(None, device)
