@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -91,3 +92,11 @@ def changes(
         )
 
     return [name for name in {**before, **after} if not same(name)]
+
+
+@contextmanager
+def unchanged(*modules: str) -> Iterator[None]:
+    """Asserts that none of these modules and classes is changed inside."""
+    before = state_of(*modules)
+    yield
+    assert changes(before, state_of(*modules)) == []

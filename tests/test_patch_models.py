@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo  # which changes torch as it is imported
-from _clients import CountedDraws, changes, state_of, timm, torchvision, transformers
+from _clients import CountedDraws, timm, torchvision, transformers, unchanged
 from torch import Tensor, nn
 
 stats = pytest.importorskip("scipy.stats")
@@ -118,10 +118,8 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
-    owners = ("torch.Tensor", "torch.nn.init", "torch.nn.modules.activation")
-    before = state_of(*owners)
-    yield
-    assert changes(before, state_of(*owners)) == []
+    with unchanged("torch.Tensor", "torch.nn.init", "torch.nn.modules.activation"):
+        yield
 
 
 # --------------------------------------------------------------------------------- transformers
@@ -222,8 +220,6 @@ def test_hf_guards_in_any_nesting(tmp_path: Path) -> None:
 
     kept = nn.Parameter(torch.full((5,), 7.0))
     kept._is_hf_initialized = True  # type: ignore[attr-defined]
-    watched = "torch.nn.init", "torch.nn.modules.linear", "transformers.initialization"
-    before = state_of(*watched)
 
     def guarded() -> None:
         nn.init.normal_(kept)  # the guard's
@@ -241,25 +237,25 @@ def test_hf_guards_in_any_nesting(tmp_path: Path) -> None:
             assert nn.init.normal_(kept) is None  # type: ignore[comparison-overlap]
         assert not draws.stock and not draws.ours
 
-    with fastinit.patch(), hf.guard_torch_init_functions():
-        guarded()
-    with hf.guard_torch_init_functions(), fastinit.patch():
-        guarded()
-        with hf.no_init_weights(), fastinit.patch(seed=1):
+    with unchanged("torch.nn.init", "torch.nn.modules.linear", "transformers.initialization"):
+        with fastinit.patch(), hf.guard_torch_init_functions():
+            guarded()
+        with hf.guard_torch_init_functions(), fastinit.patch():
+            guarded()
+            with hf.no_init_weights(), fastinit.patch(seed=1):
+                nothing()
+            guarded()
+        with hf.no_init_weights(), fastinit.patch():
             nothing()
-        guarded()
-    with hf.no_init_weights(), fastinit.patch():
-        nothing()
-    application = fastinit.patch()
-    with hf.guard_torch_init_functions():
-        guarded()
-        fastinit.unpatch()
-    with hf.guard_torch_init_functions():
         application = fastinit.patch()
-        guarded()
-    fastinit.unpatch()
-    del application
-    assert changes(before, state_of(*watched)) == []
+        with hf.guard_torch_init_functions():
+            guarded()
+            fastinit.unpatch()
+        with hf.guard_torch_init_functions():
+            application = fastinit.patch()
+            guarded()
+        fastinit.unpatch()
+        del application
 
 
 def test_from_pretrained_keeps_what_it_loads_and_draws_what_is_missing(tmp_path: Path) -> None:

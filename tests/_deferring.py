@@ -1,0 +1,44 @@
+"""What the tests of `deferred` share: what waits, what is drawn, that nothing is left behind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from _clients import unchanged
+from torch import Tensor
+
+import fastinit
+from fastinit import _pending
+
+
+@contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """Asserts that torch is as it was and that nothing is deferred any more."""
+    copy.copy(torch.zeros(1).storage())  # torch keeps notes of having been asked
+    copy.copy(torch.zeros(1))
+    with unchanged("torch", "torch.Tensor", "torch.nn.init", "torch.utils.dlpack"):
+        yield
+    assert _pending.current() is None
+    assert torch._C._len_torch_dispatch_stack() == 0
+
+
+def waits(*tensors: Tensor) -> bool:
+    """Whether something is recorded for each of these tensors."""
+    pending = _pending.current()
+    assert pending is not None
+    held = [pending._held(tensor) for tensor in tensors]
+    return all(h is not None and h.records for h in held)
+
+
+def recorded() -> int:
+    pending = _pending.current()
+    assert pending is not None
+    return sum(len(held.records) for held in pending._storages.values())
+
+
+def value(n: int, seed: int = 1, **std: float) -> Tensor:
+    """Draw number n of a normal (8, 4) matrix."""
+    return fastinit.normal_(torch.empty(8, 4), key=fastinit.Key(seed).fold_in(n), **std)
