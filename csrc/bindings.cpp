@@ -47,7 +47,10 @@ TORCH_LIBRARY(fastinit, library) {
       "str nonlinearity, float parameter, int[]? in_axis, int[]? out_axis, int[]? batch_axis, "
       "int groups, " FASTINIT_STREAM_SCHEMA,
       tags);
-  library.def("sparse_(Tensor(a!) self, float sparsity, float std, " FASTINIT_STREAM_SCHEMA, tags);
+  library.def(
+      "sparse_(Tensor(a!) self, float sparsity, float std, Tensor? "
+      "scale=None, " FASTINIT_STREAM_SCHEMA,
+      tags);
   library.def(
       "multi_fill_(Tensor(a!)[] self, int[] distribution, float[] mean, float[] std, float[] low, "
       "float[] high, int[] key, int[]? global_shape=None, int[]? offsets=None) -> ()",
@@ -142,7 +145,7 @@ PYBIND11_MODULE(_C, module) {
                 arg("in_axis"), arg("out_axis"), arg("batch_axis"), arg("groups"),
                 FASTINIT_STREAM_DEFAULTS);
   bind_operator(module, "sparse_", &sparse_, arg("self"), arg("sparsity"), arg("std"),
-                FASTINIT_STREAM_DEFAULTS);
+                arg("scale") = py::none(), FASTINIT_STREAM_DEFAULTS);
   bind_operator(module, "multi_fill_", &multi_fill_, arg("self"), arg("distribution"), arg("mean"),
                 arg("std"), arg("low"), arg("high"), arg("key"), arg("global_shape") = py::none(),
                 arg("offsets") = py::none());
@@ -150,9 +153,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("calculate_gain", &calculate_gain, arg("nonlinearity"), arg("parameter"));
   module.def("fans", from_python(&fans, &fans), arg("shape"), arg("in_axis"), arg("out_axis"),
              arg("batch_axis"), arg("groups"));
-  module.def("std_of", from_python(&std_of, &std_of), arg("shape"), arg("fan_mode"),
-             arg("nonlinearity"), arg("parameter"), arg("gain"), arg("in_axis"), arg("out_axis"),
-             arg("batch_axis"), arg("groups"));
+  module.def("std_and_bounds", from_python(&std_and_bounds, &std_and_bounds), arg("shape"),
+             arg("distribution"), arg("complex"), arg("gain"), arg("fan_mode"), arg("nonlinearity"),
+             arg("parameter"), arg("in_axis"), arg("out_axis"), arg("batch_axis"), arg("groups"));
   module.def("philox", &philox_block, arg("counter"), arg("key"));
   module.def(
       "child_key",

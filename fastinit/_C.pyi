@@ -65,6 +65,7 @@ def sparse_(
     self: Tensor,
     sparsity: float,
     std: float,
+    scale: Tensor | None = None,
     generator: Generator | None = None,
     key: Sequence[int] | None = None,
     key_tensor: Tensor | None = None,
@@ -92,17 +93,19 @@ def fans(
     batch_axis: Sequence[int],
     groups: int,
 ) -> tuple[int, int]: ...
-def std_of(
+def std_and_bounds(
     shape: Sequence[int],
+    distribution: str,
+    complex: bool,
+    gain: float,
     fan_mode: str,
     nonlinearity: str,
     parameter: float,
-    gain: float,
     in_axis: Sequence[int] | None,
     out_axis: Sequence[int] | None,
     batch_axis: Sequence[int] | None,
     groups: int,
-) -> float: ...
+) -> tuple[float, float, float]: ...
 def stream_version() -> int: ...
 def build_info() -> dict[str, Any]: ...
 def instruction_sets() -> list[str]: ...

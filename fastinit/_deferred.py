@@ -157,10 +157,11 @@ def _random_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
 
 
 def _sparse_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    args = args + (None,) * (8 - len(args))
-    target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:3], args[3:]
+    args = args + (None,) * (9 - len(args))
+    target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:4], args[4:]
     draws_here = key is not None or can_draw_key(generator, target.device)
-    if kwargs or key_tensor is not None or not draws_here or not pending.accepts(target):
+    on_device = key_tensor is not None or arguments[2] is not None
+    if kwargs or on_device or not draws_here or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
     _validate(func, args)
     words = key or key_from_generator(generator, target.device)

@@ -101,12 +101,17 @@ def number(name: str, value: float | Tensor) -> float:
         ) from None
 
 
-def scaled(name: str, value: float | Tensor) -> tuple[float, Tensor | None]:
-    """(factor, None) for a number, (1, tensor) for a 0-dim tensor that the kernel reads itself."""
+def scaled(name: str, value: float | Tensor, tensor: Tensor) -> tuple[float, Tensor | None]:
+    """(factor, None) for a number, (1, value) for a 0-dim tensor that the kernel reads itself.
+
+    An integer tensor, and one on the CPU for a tensor elsewhere, is a number as for nn.init.
+    """
     if isinstance(value, float):
         return value, None
     if isinstance(value, Tensor):
-        return 1.0, value
+        is_number = value.ndim == 0 and value.is_cpu and not tensor.is_cpu
+        if value.is_floating_point() and not is_number:
+            return 1.0, value
     return number(name, value), None
 
 

@@ -231,7 +231,8 @@ class keyed(ContextDecorator):  # noqa: N801  (used like a function)
     """Give every draw inside that names no key one of its own, derived from a seed.
 
     Formula: draw number n, from 0, takes `Key(seed).fold_in(n)`. Draws that name a key or a
-    generator are not counted, nor are those into meta tensors, which have no values.
+    generator are not counted, nor are those into meta tensors or tensors without elements, which
+    have no values. A call that is refused may have been counted.
 
     Args:
         seed: an integer, taken mod 2^64.
@@ -337,12 +338,16 @@ def stream(
         TypeError: key or region is of another type than documented.
         ValueError: both key and generator are given.
     """
-    if key is None:
-        if generator is None:
+    if generator is None:
+        if key is None and (region is not None or tensor.numel() > 0):
             key = missing_key(tensor)
-    elif generator is not None:
+    elif key is not None:
         raise ValueError(
             f"key and generator exclude each other, got key={key!r} and a generator; pass one"
+        )
+    elif not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {generator!r}; pass key= for a number"
         )
     if key is None and region is None:
         return (generator,)

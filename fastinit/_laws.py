@@ -1,12 +1,11 @@
 """The arguments of the compiled fills as plain numbers, and many fills in one call.
 
-Owns the way from a fan-scaled law to standard deviation and bounds, as far as Python needs it; the
-arithmetic is the core's, so that a fill in a batch has the bits of a fill by itself.
+Owns the numbers in which `multi_fill_` takes a law; those of a fan-scaled one are the core's, so
+that a fill in a batch has the bits of a fill by itself.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,7 +17,7 @@ Words: TypeAlias = tuple[int, int]
 Region: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 _UNIFORM, _NORMAL, _TRUNCATED = 0, 1, 2
-_TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at +-2; the core's number
+_CODES = {"uniform": _UNIFORM, "normal": _NORMAL, "truncated_normal": _TRUNCATED}
 
 
 class Law(NamedTuple):
@@ -70,16 +69,10 @@ def variance_scaling(
 ) -> Law:
     shape = tensor.shape if region is None else region[0]
     axes = (in_axis, out_axis, batch_axis, groups)
-    std = native.std_of(shape, mode, nonlinearity, parameter, gain, *axes)
-    part = math.sqrt(2.0) if tensor.is_complex() else 1.0  # of a complex number, in the bounds
-    if distribution == "uniform":
-        bound = math.sqrt(3.0) * (std / part)
-        return Law(_UNIFORM, 0.0, 1.0, -bound, bound, region)
-    if distribution == "normal":
-        return Law(_NORMAL, 0.0, std, 0.0, 0.0, region)
-    std /= _TRUNCATED_STD
-    bound = 2.0 * (std / part)
-    return Law(_TRUNCATED, 0.0, std, -bound, bound, region)
+    std, low, high = native.std_and_bounds(
+        shape, distribution, tensor.is_complex(), gain, mode, nonlinearity, parameter, *axes
+    )
+    return Law(_CODES[distribution], 0.0, std, low, high, region)
 
 
 # By the operator's name: what makes the law, and how many arguments come before the stream.

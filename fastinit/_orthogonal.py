@@ -70,7 +70,7 @@ def orthogonal_(
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     if tensor.is_meta or (tensor.numel() == 0 and nothing_to_fill(region)):
         return tensor
-    factor, scale = scaled("gain", gain)
+    factor, scale = scaled("gain", gain, tensor)
     source = stream(tensor, generator, key, region)
     with torch.no_grad():
         if is_dtensor(tensor):

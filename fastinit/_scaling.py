@@ -213,11 +213,11 @@ def xavier_uniform_(
         )
     fans = fan_arguments(in_axis, out_axis, batch_axis, groups)
     if tensor.numel() == 0 and nothing_to_fill(region):
-        return _refuse_zero_fans(tensor, fans)
+        _refuse_zero_fans(tensor, fans)
     ops(tensor).variance_scaling_(
         tensor,
         "uniform",
-        *scaled("gain", gain),
+        *scaled("gain", gain, tensor),
         "fan_avg",
         "linear",
         0.0,
@@ -267,11 +267,11 @@ def xavier_normal_(
         )
     fans = fan_arguments(in_axis, out_axis, batch_axis, groups)
     if tensor.numel() == 0 and nothing_to_fill(region):
-        return _refuse_zero_fans(tensor, fans)
+        _refuse_zero_fans(tensor, fans)
     ops(tensor).variance_scaling_(
         tensor,
         "normal",
-        *scaled("gain", gain),
+        *scaled("gain", gain, tensor),
         "fan_avg",
         "linear",
         0.0,
@@ -281,11 +281,10 @@ def xavier_normal_(
     return tensor
 
 
-def _refuse_zero_fans(tensor: Tensor, fans: FanArguments) -> Tensor:
+def _refuse_zero_fans(tensor: Tensor, fans: FanArguments) -> None:
     """The end of a Xavier fill without elements: nn.init divides by fan_in + fan_out first."""
     if sum(native.fans(tensor.shape, *fans)) == 0:
         raise ZeroScaleError(
             f"tensor must have a fan above 0, got shape {tuple(tensor.shape)}; "
             "skip tensors without elements"
         )
-    return tensor

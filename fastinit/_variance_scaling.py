@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from fastinit._extension import delegate, ops
-from fastinit._fans import Axes, fan_arguments, number
+from fastinit._fans import Axes, fan_arguments, scaled
 from fastinit._keys import KeyLike, stream
 from fastinit._regions import Region, nothing_to_fill
 
@@ -86,12 +86,14 @@ def variance_scaling_(
         raise ValueError(
             f"distribution must be one of {list(_DISTRIBUTIONS)}, got {distribution!r}"
         )
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a str, got {mode!r}; pass 'fan_in', 'fan_out' or 'fan_avg'")
     if tensor.numel() == 0 and nothing_to_fill(region):
         return tensor
     ops(tensor).variance_scaling_(
         tensor,
         _DISTRIBUTIONS[distribution],
-        *_root(scale),
+        *_root(scale, tensor),
         mode,
         "linear",
         0.0,
@@ -172,11 +174,11 @@ def lecun_uniform_(
     )
 
 
-def _root(scale: float | Tensor) -> tuple[float, Tensor | None]:
+def _root(scale: float | Tensor, tensor: Tensor) -> tuple[float, Tensor | None]:
     """The factor of the standard deviation that multiplies the variance by `scale`."""
-    if isinstance(scale, Tensor):
-        return 1.0, scale.detach().sqrt()
-    value = number("scale", scale)
+    value, on_device = scaled("scale", scale, tensor)
+    if on_device is not None:
+        return 1.0, on_device.detach().sqrt()
     if not value > 0:
         raise ValueError(f"scale must be above 0, got {scale}; use zeros_ for a variance of 0")
     return math.sqrt(value), None

@@ -160,7 +160,7 @@ def normal_(
         return delegate(
             normal_, tensor, mean=mean, std=std, generator=generator, key=key, region=region
         )
-    factor, scale = scaled("std", std)
+    factor, scale = scaled("std", std, tensor)
     ops(tensor).normal_(
         tensor, number("mean", mean), factor, scale, *stream(tensor, generator, key, region)
     )
@@ -218,7 +218,7 @@ def trunc_normal_(
     if tensor.is_meta:
         return tensor
     mean, a, b = number("mean", mean), number("a", a), number("b", b)
-    factor, scale = scaled("std", std)
+    factor, scale = scaled("std", std, tensor)
     if scale is None:  # a std on the device is not waited for
         if mean < a - 2 * factor or mean > b + 2 * factor:
             warnings.warn(
@@ -330,6 +330,8 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """
     if tensor.ndim not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if not isinstance(groups, int):
+        raise TypeError(f"groups must be an int, got {groups!r}; pass the layer's count")
     if groups < 1:
         raise ZeroScaleError(f"groups must be at least 1, got {groups}; pass the layer's count")
     out_channels = tensor.size(0)
@@ -384,7 +386,8 @@ def sparse_(
     Args:
         tensor, generator, key, region: see `fastinit.init`; shape (rows, columns).
         sparsity: the share of zeros in each column, from 0 to 1.
-        std: standard deviation of the values kept.
+        std: standard deviation of the values kept, as a float or a 0-dim tensor on the tensor's
+            device.
 
     Returns: the tensor.
 
@@ -405,7 +408,7 @@ def sparse_(
     ops(tensor).sparse_(
         tensor,
         number("sparsity", sparsity),
-        number("std", std),
+        *scaled("std", std, tensor),
         *stream(tensor, generator, key, region),
     )
     return tensor

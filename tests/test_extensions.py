@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +14,6 @@ from torch import Tensor
 from torch.nn import init as stock
 
 import fastinit
-
-# ---------------------------------------------------------------------- where ours says more
 
 
 @pytest.mark.parametrize(
@@ -52,6 +51,7 @@ OWN_AND_STOCK = [*STOCK_NAMES, *OWN]
     [
         ({"distribution": "gauss"}, r"^distribution must be one of \['uniform', .*got 'gauss'"),
         ({"distribution": None}, "^distribution must be one of"),
+        ({"mode": 3}, "^mode must be a str, got 3"),
         ({"mode": "fan"}, r"not supported, please use one of \['fan_in', 'fan_out', 'fan_avg'\]"),
         ({"scale": 0}, "^scale must be above 0, got 0; use zeros_"),
         ({"scale": -1.0}, "^scale must be above 0"),
@@ -63,7 +63,7 @@ OWN_AND_STOCK = [*STOCK_NAMES, *OWN]
 )
 def test_variance_scaling_refuses(arguments: dict[str, Any], message: str, poisoned: Any) -> None:
     w = poisoned(4, 6)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         fastinit.variance_scaling_(w, **arguments)
     assert torch.equal(w, poisoned(4, 6))
 
@@ -107,15 +107,18 @@ def test_variance_scaling_has_the_variance_it_names(distribution: str) -> None:
         ("xavier_normal_", "gain"),
         ("orthogonal_", "gain"),
         ("variance_scaling_", "scale"),
+        ("sparse_", "std"),
     ],
 )
 def test_scales_may_be_tensors(name: str, argument: str, device: str) -> None:
     function = getattr(fastinit, name)
-    expected = function(torch.empty(6, 5, device=device), key=1, **{argument: 0.25})
-    scale = torch.tensor(0.25, device=device)
-    assert torch.equal(
-        function(torch.empty(6, 5, device=device), key=1, **{argument: scale}), expected
-    )
+    if name == "sparse_":
+        function = partial(function, sparsity=0.3)
+    for number in (0.25, 4):  # an integer tensor, or one on the CPU, is read at once
+        expected = function(torch.empty(6, 5, device=device), key=1, **{argument: number})
+        for place in {device, "cpu"}:
+            given = {argument: torch.tensor(number, device=place)}
+            assert torch.equal(function(torch.empty(6, 5, device=device), key=1, **given), expected)
 
 
 # (what, Kaiming's axes, the shape whose default fans are the same)

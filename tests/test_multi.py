@@ -13,6 +13,7 @@ from torch import Tensor
 
 import fastinit
 from fastinit._extension import native, ops
+from fastinit._reference import TRUNCATED_STD
 
 UNIFORM, NORMAL, TRUNCATED = 0, 1, 2
 LAWS = {
@@ -228,23 +229,28 @@ def test_several_devices() -> None:
 
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
 @pytest.mark.parametrize("nonlinearity", ["linear", "relu", "tanh", "leaky_relu"])
-def test_std_of(mode: str, nonlinearity: str) -> None:
+def test_std_and_bounds(mode: str, nonlinearity: str) -> None:
     shape, parameter, gain = (24, 10, 3, 5), 0.2, 1.5
     fan_in, fan_out = native.fans(shape, None, None, None, 2)
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
     expected = gain * native.calculate_gain(nonlinearity, parameter) / math.sqrt(fan)
-    got = native.std_of(shape, mode, nonlinearity, parameter, gain, None, None, None, 2)
-    assert got == expected
+    rest = (gain, mode, nonlinearity, parameter, None, None, None, 2)
+    assert native.std_and_bounds(shape, "normal", False, *rest)[0] == expected
+    _, low, high = native.std_and_bounds(shape, "uniform", True, *rest)
+    assert -low == high == math.sqrt(3.0) * (expected / math.sqrt(2.0))
+    std, low, high = native.std_and_bounds(shape, "truncated_normal", False, *rest)
+    assert std == expected / TRUNCATED_STD and -low == high == 2.0 * std
 
 
-def test_std_of_gives_the_values_of_a_fan_law() -> None:
+def test_std_and_bounds_give_the_values_of_a_fan_law() -> None:
     ours, expected = torch.empty(40, 30), torch.empty(40, 30)
     fastinit.kaiming_normal_(expected, key=5)
-    std = native.std_of((40, 30), "fan_in", "leaky_relu", 0.0, 1.0, None, None, None, 1)
+    rest = ("leaky_relu", 0.0, None, None, None, 1)
+    std, _, _ = native.std_and_bounds((40, 30), "normal", False, 1.0, "fan_in", *rest)
     native.multi_fill_([ours], [NORMAL], [0.0], [std], [0.0], [0.0], [5, 0])
     assert_same_bits(ours, expected)
     fastinit.xavier_uniform_(expected, key=5)
-    std = native.std_of((40, 30), "fan_avg", "linear", 0.0, 1.0, None, None, None, 1)
-    bound = math.sqrt(3.0) * std
-    native.multi_fill_([ours], [UNIFORM], [0.0], [0.0], [-bound], [bound], [5, 0])
+    rest = ("linear", 0.0, None, None, None, 1)
+    _, low, high = native.std_and_bounds((40, 30), "uniform", False, 1.0, "fan_avg", *rest)
+    native.multi_fill_([ours], [UNIFORM], [0.0], [0.0], [low], [high], [5, 0])
     assert_same_bits(ours, expected)

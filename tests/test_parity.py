@@ -104,6 +104,7 @@ GOOD: list[tuple[str, Callable[[Any], Any]]] = [
     ("normal_", lambda m: m.normal_(empty(3, 4), 1, 2, torch.Generator())),
     ("normal_ std 0", lambda m: m.normal_(empty(3, 4), 1.0, 0.0)),
     ("normal_ std tensor", lambda m: m.normal_(empty(3, 4), 1.0, torch.tensor(0.5))),
+    ("normal_ std int tensor", lambda m: m.normal_(empty(3, 4), 1.0, torch.tensor(2))),
     ("normal_ mean tensor", lambda m: m.normal_(empty(3, 4), torch.tensor(0.5))),
     ("trunc_normal_", lambda m: m.trunc_normal_(empty(3, 4), 0.0, 1.0, -1, 1)),
     ("trunc_normal_ far", lambda m: m.trunc_normal_(empty(3, 4), 5.0, 1.0, -2.0, 2.0)),
@@ -167,6 +168,16 @@ BAD: list[tuple[str, Callable[[Any], Any], str | None]] = [
     ("uniform_ int", lambda m: m.uniform_(empty(3, dtype=torch.int64)), None),
     ("uniform_ bool", lambda m: m.uniform_(empty(3, dtype=torch.bool)), None),
     ("uniform_ a > b", lambda m: m.uniform_(empty(3), 1, 0), "uniform_ expects to return a [from"),
+    ("uniform_ of nothing", lambda m: m.uniform_(empty(0), 1, 0), "uniform_ expects to return a ["),
+    ("normal_ of nothing", lambda m: m.normal_(empty(0), std=-1), "normal expects std >= 0.0"),
+    ("trunc_normal_ of nothing", lambda m: m.trunc_normal_(empty(0), a=2, b=-2), None),
+    (
+        "xavier_normal_ of nothing",
+        lambda m: m.xavier_normal_(empty(0, 4), -1),
+        "normal expects std",
+    ),
+    ("xavier_uniform_ of nothing", lambda m: m.xavier_uniform_(empty(0, 4), "2"), None),
+    ("dirac_ groups float", lambda m: m.dirac_(empty(4, 2, 3), 2.0), None),
     ("uniform_ nan", lambda m: m.uniform_(empty(3), NAN, 0), None),
     ("uniform_ inf", lambda m: m.uniform_(empty(3), 0, INF), "to is out of bounds"),
     ("uniform_ too wide", lambda m: m.uniform_(empty(3), -3e38, 3e38), "uniform_ expects to-from"),
@@ -310,11 +321,9 @@ def test_a_refused_tensor_is_untouched(name: str, poisoned: Any, unwritten: Any)
         {"region": (4, 6)},
     ]
     if "std" in inspect.signature(function).parameters:
-        bad += [{"std": -1.0}, {"std": torch.ones(2)}, {"std": torch.tensor(1)}]
+        bad += [{"std": -1.0}, {"std": math.inf}, {"std": torch.ones(2)}]
         if name == "trunc_normal_":  # as stock, it only sees the square
             bad.remove({"std": -1.0})
-        if name == "sparse_":  # which reads the number a tensor holds
-            bad.pop()
     if "gain" in inspect.signature(function).parameters:
         bad += [{"gain": "2"}, {"gain": torch.ones(2)}]
     if name in FAN_BASED:
@@ -335,3 +344,11 @@ def test_a_refused_tensor_is_untouched(name: str, poisoned: Any, unwritten: Any)
         assert len(str(error.value)) > 20, arguments
     assert unwritten(w) == w.numel()
     assert torch.equal(generator.get_state(), before)
+
+
+def test_a_refused_dirac_is_untouched(poisoned: Any, unwritten: Any) -> None:
+    w = poisoned(4, 2, 3)
+    for groups in (2.0, "2", 0, 3):
+        with pytest.raises((TypeError, ValueError)):
+            fastinit.dirac_(w, groups)
+    assert unwritten(w) == w.numel()

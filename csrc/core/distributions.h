@@ -60,6 +60,21 @@ FASTINIT_HD double std_of(const FanSpec& spec, double factor = 1.0) {
   return spec.gain * factor * gain_of(spec.nonlinearity, spec.parameter) / sqrt(fan);
 }
 
+// Standard deviation and bounds of a law: those it was given, or those that its fan demands.
+// `factor` multiplies std, or the gain behind it.
+struct Spread {
+  double std, low, high;
+};
+
+FASTINIT_HD Spread spread_of(const Law& law, double factor = 1.0) {
+  if (law.fan.mode == FanMode::kNone) return {law.std * factor, law.low, law.high};
+  double std = std_of(law.fan, factor);
+  if (law.distribution == Distribution::kTruncNormal) std /= kTruncatedStd;
+  const double part = law.complex ? std / sqrt(2.0) : std;
+  const double bound = (law.distribution == Distribution::kUniform ? sqrt(3.0) : 2.0) * part;
+  return {std, -bound, bound};
+}
+
 // What `draw` needs, for S = float or double.
 template <class S>
 struct ResolvedLaw {
@@ -91,19 +106,10 @@ template <class Out>
 FASTINIT_HD ResolvedLaw<typename Out::Compute> resolve(const Law& spec, double factor) {
   using S = typename Out::Compute;
   ResolvedLaw<S> law{};
-  double mean = spec.mean, std = spec.std * factor, low = spec.low, high = spec.high;
-  if (spec.fan.mode != FanMode::kNone) {
-    std = std_of(spec.fan, factor);
-    mean = 0.0;
-    if (spec.distribution == Distribution::kTruncNormal) std /= kTruncatedStd;
-    if (spec.complex) std /= sqrt(2.0);
-    high = (spec.distribution == Distribution::kUniform ? sqrt(3.0) : 2.0) * std;
-    low = -high;
-  } else if (spec.complex) {
-    std /= sqrt(2.0);
-  }
-  law.low = static_cast<S>(low);
-  law.high = static_cast<S>(high);
+  const Spread spread = spread_of(spec, factor);
+  const double mean = spec.fan.mode == FanMode::kNone ? spec.mean : 0.0;
+  law.low = static_cast<S>(spread.low);
+  law.high = static_cast<S>(spread.high);
   if (spec.distribution == Distribution::kUniform) {
     law.scale = law.high - law.low;
     law.shift = law.shift_odd = law.low;
@@ -112,11 +118,14 @@ FASTINIT_HD ResolvedLaw<typename Out::Compute> resolve(const Law& spec, double f
     law.high = end > first ? value_below<Out>(end) : first;
     return law;
   }
+  double std = spec.complex ? spread.std / sqrt(2.0) : spread.std;
+  // The law of a truncated normal depends on the square of std alone.
+  if (spec.distribution == Distribution::kTruncNormal && std < 0.0) std = -std;
   law.scale = static_cast<S>(std);
   law.shift = static_cast<S>(mean);
   law.shift_odd = spec.complex && spec.distribution == Distribution::kNormal ? S{0} : law.shift;
   if (spec.distribution == Distribution::kTruncNormal) {
-    resolve_truncation((low - mean) / std, (high - mean) / std, law);
+    resolve_truncation((spread.low - mean) / std, (spread.high - mean) / std, law);
   }
   return law;
 }

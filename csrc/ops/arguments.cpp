@@ -164,15 +164,10 @@ void check_scale(const Tensor& self, const Tensor& scale) {
                     ", but the tensor to fill is on ", self.device(), "; move it there");
 }
 
-// The bounds, as the stock initializers check them.
+// Std and bounds, as the stock initializers check them.
 void check_law(const Law& law, DType dtype, const char* op) {
   const bool has_fan = law.fan.mode != FanMode::kNone;
-  double std = law.std, low = law.low, high = law.high;
-  if (has_fan) {
-    std = std_of(law.fan);
-    high = std::sqrt(3.0) * std;
-    low = -high;
-  }
+  const auto [std, low, high] = spread_of(law);
   if (law.distribution == Distribution::kUniform) {
     TORCH_CHECK(low <= high, op, " expects to return a [from, to) range, but found from=", low,
                 " > to=", high);
@@ -187,9 +182,12 @@ void check_law(const Law& law, DType dtype, const char* op) {
   }
   TORCH_CHECK(has_fan || std::isfinite(law.mean), "normal expects a finite mean, but found mean ",
               law.mean);
-  TORCH_CHECK(std >= 0.0 && std::isfinite(std), "normal expects std >= 0.0, but found std ", std);
-  if (law.distribution == Distribution::kTruncNormal && !has_fan) {
-    TORCH_CHECK_VALUE(std > 0.0, op, ": std must not be zero");
+  const bool truncated = law.distribution == Distribution::kTruncNormal && !has_fan;
+  TORCH_CHECK(std >= 0.0 || (truncated && std < 0.0), "normal expects std >= 0.0, but found std ",
+              std);
+  TORCH_CHECK(std::isfinite(std), "normal expects a finite std, but found std ", std);
+  if (truncated) {
+    TORCH_CHECK_VALUE(std != 0.0, op, ": std must not be zero");
     TORCH_CHECK(low <= high, op, " expects a <= b, but found a=", low, " > b=", high);
   }
 }
@@ -208,23 +206,21 @@ void set_scale(FillSpec& spec, const Tensor& self, const Tensor& scale, const ch
 
 }  // namespace
 
-std::optional<FillSpec> checked_spec(const char* op, const Tensor& self, Law law,
-                                     const std::optional<Tensor>& scale, const Region& region,
-                                     Complete complete) {
-  FillSpec spec;
-  std::tie(spec.dtype, law.complex) = dtype_from(op, self.scalar_type());
-  if (self.is_meta() && self.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return {};
+bool check_fill(FillSpec& spec, const char* op, const Tensor& self,
+                const std::optional<Tensor>& scale, const Region& region, Complete complete) {
+  std::tie(spec.dtype, spec.law.complex) = dtype_from(op, self.scalar_type());
+  if (self.is_meta() && self.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return false;
   check_region(self, region);
   const bool empty = checked_numel(region.shape(self)) == 0;
-  spec.law = law;
   complete(spec, region.shape(self));
-  if (!empty) check_law(spec.law, spec.dtype, op);
+  // Without elements a fan may be 0, and std infinite.
+  if (!empty || std::isfinite(spread_of(spec.law).std)) check_law(spec.law, spec.dtype, op);
   if (scale.has_value()) check_scale(self, *scale);
-  if (self.is_meta() || empty) return {};
+  if (self.is_meta() || empty) return false;
   check_backend(op, self);
   if (scale.has_value()) set_scale(spec, self, *scale, op);
   at::assert_no_internal_overlap(self);
-  return spec;
+  return true;
 }
 
 void keep(FillSpec& /*spec*/, IntArrayRef /*global_shape*/) {}

@@ -28,13 +28,12 @@ struct Axes {
 void check_axes(int64_t ndim, const Axes& axes);
 FanSpec fan_spec(at::IntArrayRef shape, const Axes& axes, int64_t groups);
 
-// All that can be wrong with filling `self`, but for the key. The spec still lacks its key and its
-// layout; nothing at all means that there is nothing to fill. `complete` may look at the global
-// shape and finish the law.
+// Checks all that can be wrong with filling `self` by the law in `spec`, but for the key, and adds
+// dtype and scale to the spec, which then lacks its key and its layout. False if there is nothing
+// to fill. `complete` may look at the global shape and finish the law.
 using Complete = c10::function_ref<void(FillSpec& spec, at::IntArrayRef global_shape)>;
-std::optional<FillSpec> checked_spec(const char* op, const at::Tensor& self, Law law,
-                                     const std::optional<at::Tensor>& scale, const Region& region,
-                                     Complete complete);
+bool check_fill(FillSpec& spec, const char* op, const at::Tensor& self,
+                const std::optional<at::Tensor>& scale, const Region& region, Complete complete);
 void keep(FillSpec& spec, at::IntArrayRef global_shape);  // the `complete` that finishes nothing
 
 }  // namespace fastinit

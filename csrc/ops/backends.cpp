@@ -109,6 +109,7 @@ void fill_cpu(c10::ArrayRef<FillSpec> specs) {
 // device, where each replay finds another one.
 void take_key_from_cuda(FillSpec& spec, const std::optional<at::Generator>& generator,
                         at::Device device) {
+  const c10::cuda::CUDAGuard guard(device);  // whose current stream may be the one captured
   auto* cuda = at::get_generator_or_default<at::CUDAGeneratorImpl>(
       generator, at::cuda::detail::getDefaultCUDAGenerator(device.index()));
   TORCH_CHECK_VALUE(cuda->device() == device, "generator is on ", cuda->device(),

@@ -68,35 +68,39 @@ Dims merged_dims(const Tensor& self, IntArrayRef global_shape, bool complex) {
   return dims;
 }
 
-// Calls fill(spec) once, or once a slice where there are more dimensions than a Layout holds.
-template <class Fill>
-void for_each_layout(FillSpec spec, const Dims& dims, size_t first, int64_t item_size,
-                     const Fill& fill) {
-  if (dims.size() - first > kMaxDims) {
-    const Dim& dim = dims[first];
-    for (int64_t i = 0; i < dim.size; ++i) {
-      for_each_layout(spec, dims, first + 1, item_size, fill);
-      spec.data = static_cast<char*>(spec.data) + dim.stride * item_size;
-      spec.layout.start += dim.global_stride;
-    }
-    return;
-  }
-  Layout& layout = spec.layout;
+// The dimensions from `first` on, which a Layout has room for.
+void set_dims(Layout& layout, const Dims& dims, size_t first) {
   layout.numel = 1;
   layout.ndim = static_cast<int32_t>(dims.size() - first);
   for (int k = 0; k < layout.ndim; ++k) {
-    const Dim& dim = dims[first + k];
+    const Dim& dim = dims[first + static_cast<size_t>(k)];
     layout.size[k] = dim.size;
     layout.stride[k] = dim.stride;
     layout.global_stride[k] = dim.global_stride;
     layout.numel *= dim.size;
   }
-  fill(spec);
+}
+
+// Appends a spec for each slice that a Layout has room for.
+void append_slices(FillSpecs& specs, FillSpec spec, const Dims& dims, size_t first,
+                   int64_t item_size) {
+  if (dims.size() - first <= kMaxDims) {
+    set_dims(spec.layout, dims, first);
+    specs.push_back(spec);
+    return;
+  }
+  const Dim& dim = dims[first];
+  for (int64_t i = 0; i < dim.size; ++i) {
+    append_slices(specs, spec, dims, first + 1, item_size);
+    spec.data = static_cast<char*>(spec.data) + dim.stride * item_size;
+    spec.layout.start += dim.global_stride;
+  }
 }
 
 }  // namespace
 
-void add_layouts(FillSpecs& specs, const Tensor& self, const Region& region, FillSpec spec) {
+void add_layout(FillSpecs& specs, const Tensor& self, const Region& region) {
+  FillSpec& spec = specs.back();
   const Dims dims = merged_dims(self, region.shape(self), spec.law.complex);
   if (region.offsets.has_value()) {
     uint64_t stride = spec.law.complex ? 2 : 1;
@@ -106,9 +110,9 @@ void add_layouts(FillSpecs& specs, const Tensor& self, const Region& region, Fil
     }
   }
   spec.data = self.mutable_data_ptr();
+  if (dims.size() <= kMaxDims) return set_dims(spec.layout, dims, 0);
   const auto item_size = static_cast<int64_t>(self.element_size()) / (spec.law.complex ? 2 : 1);
-  for_each_layout(spec, dims, 0, item_size,
-                  [&](const FillSpec& complete) { specs.push_back(complete); });
+  append_slices(specs, specs.pop_back_val(), dims, 0, item_size);
 }
 
 }  // namespace fastinit

@@ -26,8 +26,8 @@ void check_region(const at::Tensor& self, const Region& region);
 // fit 64 bits without sign.
 int64_t checked_numel(at::IntArrayRef shape);
 
-// Adds what fills `self`: one spec, or several where a layout has too many dimensions.
+// Gives the last spec the layout of `self`; makes it several where that has too many dimensions.
 using FillSpecs = c10::SmallVector<FillSpec, 1>;
-void add_layouts(FillSpecs& specs, const at::Tensor& self, const Region& region, FillSpec spec);
+void add_layout(FillSpecs& specs, const at::Tensor& self, const Region& region);
 
 }  // namespace fastinit

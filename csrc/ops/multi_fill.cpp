@@ -2,7 +2,6 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "arguments.h"
@@ -43,7 +42,8 @@ struct Regions {
   }
 };
 
-// Two tensors that share memory would get values that depend on which thread comes last.
+// Two tensors that share memory would get values that depend on which thread comes last. Tensors
+// with gaps are not looked at: their extents may well interleave.
 void check_disjoint(c10::ArrayRef<const Tensor*> tensors) {
   struct Extent {
     const char *begin, *end;
@@ -56,7 +56,9 @@ void check_disjoint(c10::ArrayRef<const Tensor*> tensors) {
     if (tensors[i]->numel() > 0) extents.push_back({begin, begin + tensors[i]->nbytes(), i});
   }
   const auto before = [](const Extent& a, const Extent& b) { return a.begin < b.begin; };
-  std::sort(extents.begin(), extents.end(), before);
+  if (!std::is_sorted(extents.begin(), extents.end(), before)) {
+    std::sort(extents.begin(), extents.end(), before);
+  }
   for (size_t i = 1; i < extents.size(); ++i) {
     TORCH_CHECK(extents[i - 1].end <= extents[i].begin, "multi_fill_: tensors ",
                 std::min(extents[i - 1].index, extents[i].index), " and ",
@@ -86,22 +88,24 @@ void multi_fill_(at::TensorList self, IntArrayRef distribution, at::ArrayRef<dou
   std::vector<const Tensor*> targets;
   targets.reserve(count);
   for (size_t i = 0; i < count; ++i) {
-    Law law;
-    law.distribution = distribution_from(distribution[i]);
-    law.mean = mean[i];
-    law.std = law.distribution == Distribution::kTruncNormal ? std::abs(std[i]) : std[i];
-    law.low = low[i];
-    law.high = high[i];
+    FillSpec& spec = specs.emplace_back();
+    spec.law.distribution = distribution_from(distribution[i]);
+    spec.law.mean = mean[i];
+    spec.law.std = std[i];
+    spec.law.low = low[i];
+    spec.law.high = high[i];
+    spec.key = key_from_words(&key[2 * i]);
     const Region region = regions.of(self[i]);
-    std::optional<FillSpec> spec =
-        checked_spec("multi_fill_", self[i], law, std::nullopt, region, keep);
-    if (!spec.has_value() || self[i].numel() == 0) continue;
+    if (!check_fill(spec, "multi_fill_", self[i], std::nullopt, region, keep) ||
+        self[i].numel() == 0) {
+      specs.pop_back();
+      continue;
+    }
     TORCH_CHECK_VALUE(targets.empty() || targets[0]->device() == self[i].device(),
                       "multi_fill_ got tensors on ", targets[0]->device(), " and on ",
                       self[i].device(), " in one list; call it once for each device");
     targets.push_back(&self[i]);
-    spec->key = key_from_words(&key[2 * i]);
-    add_layouts(specs, self[i], region, *spec);
+    add_layout(specs, self[i], region);
   }
   check_disjoint(targets);
   if (targets.empty()) return;

@@ -27,31 +27,33 @@ struct Stream {
   Region region;
 };
 
-// Fills `self` under `law`.
+// Fills `self` by a law that `complete` may finish.
 void fill(const char* op, const Tensor& self, const Law& law, const std::optional<Tensor>& scale,
           const Stream& stream, Complete complete) {
   const int keys =
       stream.generator.has_value() + stream.key.has_value() + stream.key_tensor.has_value();
   TORCH_CHECK_VALUE(keys <= 1, "generator and key exclude each other; give one of them");
-  std::optional<FillSpec> spec = checked_spec(op, self, law, scale, stream.region, complete);
+  FillSpecs specs(1);
+  FillSpec& spec = specs[0];
+  spec.law = law;
+  const bool something = check_fill(spec, op, self, scale, stream.region, complete);
   if (stream.key.has_value()) {
     TORCH_CHECK_VALUE(stream.key->size() == 2, "key has ", stream.key->size(),
                       " numbers; it holds [seed, offset]");
   }
-  if (!spec.has_value()) return;
+  if (!something) return;
   Tensor key_words;
   if (stream.key.has_value()) {
-    spec->key = key_from_words(stream.key->data());
+    spec.key = key_from_words(stream.key->data());
   } else if (stream.key_tensor.has_value()) {
-    key_words = set_key(*spec, self, *stream.key_tensor);
+    key_words = set_key(spec, self, *stream.key_tensor);
   } else {
-    set_key(*spec, self, stream.generator);
+    set_key(spec, self, stream.generator);
   }
   if (self.numel() == 0) return;  // an empty shard, which has used the generator like any other
-  if (spec->sparse.zeros > 0) spec->sparse.key = child_key(spec->key, 0);
+  if (spec.sparse.zeros > 0) spec.sparse.key = child_key(spec.key, 0);
   self.unsafeGetTensorImpl()->bump_version();
-  FillSpecs specs;
-  add_layouts(specs, self, stream.region, *spec);
+  add_layout(specs, self, stream.region);
   run(specs, {&self});
 }
 
@@ -84,7 +86,7 @@ void trunc_normal_(const Tensor& self, double mean, double std, double low, doub
   Law law;
   law.distribution = Distribution::kTruncNormal;
   law.mean = mean;
-  law.std = std::abs(std);  // the law depends on its square alone
+  law.std = std;
   law.low = low;
   law.high = high;
   fill("trunc_normal_", self, law, scale, FASTINIT_STREAM, keep);
@@ -113,7 +115,8 @@ void variance_scaling_(const Tensor& self, std::string_view distribution, double
   fill("variance_scaling_", self, law, scale, FASTINIT_STREAM, complete);
 }
 
-void sparse_(const Tensor& self, double sparsity, double std, FASTINIT_STREAM_ARGUMENTS) {
+void sparse_(const Tensor& self, double sparsity, double std, const std::optional<Tensor>& scale,
+             FASTINIT_STREAM_ARGUMENTS) {
   TORCH_CHECK_VALUE(self.dim() == 2, "Only tensors with 2 dimensions are supported");
   Law law;
   law.distribution = Distribution::kNormal;
@@ -128,23 +131,28 @@ void sparse_(const Tensor& self, double sparsity, double std, FASTINIT_STREAM_AR
     spec.sparse.cols = shape[1];
     spec.sparse.zeros = static_cast<int64_t>(std::clamp(zeros, 0.0, static_cast<double>(shape[0])));
   };
-  fill("sparse_", self, law, std::nullopt, FASTINIT_STREAM, complete);
+  fill("sparse_", self, law, scale, FASTINIT_STREAM, complete);
 }
 
 double calculate_gain(std::string_view nonlinearity, double parameter) {
   return gain_of(nonlinearity_from(nonlinearity), parameter);
 }
 
-double std_of(IntArrayRef shape, std::string_view mode, std::string_view nonlinearity,
-              double parameter, double gain, at::OptionalIntArrayRef in_axis,
-              at::OptionalIntArrayRef out_axis, at::OptionalIntArrayRef batch_axis,
-              int64_t groups) {
-  FanSpec spec = fan_spec(shape, {in_axis, out_axis, batch_axis}, groups);
-  spec.mode = fan_mode_from(mode);
-  spec.nonlinearity = nonlinearity_from(nonlinearity);
-  spec.parameter = parameter;
-  spec.gain = gain;
-  return std_of(spec);
+std::array<double, 3> std_and_bounds(IntArrayRef shape, std::string_view distribution, bool complex,
+                                double gain, std::string_view mode, std::string_view nonlinearity,
+                                double parameter, at::OptionalIntArrayRef in_axis,
+                                at::OptionalIntArrayRef out_axis,
+                                at::OptionalIntArrayRef batch_axis, int64_t groups) {
+  Law law;
+  law.distribution = distribution_from(distribution);
+  law.complex = complex;
+  law.fan = fan_spec(shape, {in_axis, out_axis, batch_axis}, groups);
+  law.fan.mode = fan_mode_from(mode);
+  law.fan.nonlinearity = nonlinearity_from(nonlinearity);
+  law.fan.parameter = parameter;
+  law.fan.gain = gain;
+  const Spread spread = spread_of(law);
+  return {spread.std, spread.low, spread.high};
 }
 
 std::pair<int64_t, int64_t> fans(IntArrayRef shape, at::OptionalIntArrayRef in_axis,

@@ -35,7 +35,8 @@ void variance_scaling_(const at::Tensor& self, std::string_view distribution, do
                        at::OptionalIntArrayRef batch_axis, int64_t groups,
                        FASTINIT_STREAM_ARGUMENTS);
 
-void sparse_(const at::Tensor& self, double sparsity, double std, FASTINIT_STREAM_ARGUMENTS);
+void sparse_(const at::Tensor& self, double sparsity, double std,
+             const std::optional<at::Tensor>& scale, FASTINIT_STREAM_ARGUMENTS);
 
 // Fills every tensor of a list, tensor i with distribution[i] (0 uniform, 1 normal, 2 truncated
 // normal), mean[i] and so on, under the key (key[2i], key[2i + 1]): the values that a single fill
@@ -54,9 +55,12 @@ void refuse_multi_fill_(at::TensorList self, at::IntArrayRef distribution,
 
 // The core's own numbers, for Python.
 double calculate_gain(std::string_view nonlinearity, double parameter);
-double std_of(at::IntArrayRef shape, std::string_view mode, std::string_view nonlinearity,
-              double parameter, double gain, at::OptionalIntArrayRef in_axis,
-              at::OptionalIntArrayRef out_axis, at::OptionalIntArrayRef batch_axis, int64_t groups);
+// Standard deviation and bounds of a law with a fan, as variance_scaling_ takes it.
+std::array<double, 3> std_and_bounds(at::IntArrayRef shape, std::string_view distribution, bool complex,
+                                double gain, std::string_view mode, std::string_view nonlinearity,
+                                double parameter, at::OptionalIntArrayRef in_axis,
+                                at::OptionalIntArrayRef out_axis,
+                                at::OptionalIntArrayRef batch_axis, int64_t groups);
 std::pair<int64_t, int64_t> fans(at::IntArrayRef shape, at::OptionalIntArrayRef in_axis,
                                  at::OptionalIntArrayRef out_axis,
                                  at::OptionalIntArrayRef batch_axis, int64_t groups);
