@@ -83,12 +83,12 @@ gpu: ## build with CUDA, run the CUDA tests and the CUDA benchmark, write to RES
 	  if ! command -v compute-sanitizer > /dev/null; then
 	    echo "no compute-sanitizer: left out" | tee "$(RESULTS)/$$tool.log"
 	  else
-	    timeout 60 compute-sanitizer --tool "$$tool" --error-exitcode 1 \
+	    timeout 90 compute-sanitizer --tool "$$tool" --error-exitcode 1 \
 	      "$$python" -m benchmarks.exercise > "$(RESULTS)/$$tool.log" 2>&1 || failed+=" $$tool"
 	  fi
 	done
 	if command -v ncu > /dev/null; then
-	  timeout 60 ncu --set basic --section MemoryWorkloadAnalysis --section SchedulerStats \
+	  timeout 60 ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --section SchedulerStats \
 	    --kernel-name regex:dense_kernel "$$python" -m benchmarks.exercise --large \
 	    > "$(RESULTS)/ncu.txt" 2>&1 || failed+=" ncu"
 	else

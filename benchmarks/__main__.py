@@ -10,33 +10,44 @@ from typing import Any
 
 import torch
 
-from benchmarks import cuda, models, report
+from benchmarks import contenders, cuda, models, report
 from benchmarks.cases import Case, cases, selected
+from benchmarks.contenders import CEILING, OURS, STOCK
 from benchmarks.goals import judge
 from benchmarks.laws import WrongResultError
 from benchmarks.timing import CLOCKS, QUICK, Clock, Plan, interleaved
 
 HERE = Path(__file__).parent
 SEED = 20240607
+PEERS = {*contenders.PEERS, *cuda.PEERS}
+ESSENTIAL = {OURS, STOCK, CEILING}
 Result = dict[str, Any]
 
 
 def measure(case: Case, clock: Clock, plan: Plan) -> Result:
     """Check every contender of a case, then time them in turn.
 
+    A peer that breaks down is left out; what it says goes to stderr.
+
     Raises:
         WrongResultError: a contender's result is wrong; nothing has been timed.
     """
     torch.set_num_threads(case.threads)
     torch.manual_seed(SEED)
-    contenders = case.contenders()
+    able = []
     metrics = {}
-    for contender in contenders:
+    for contender in case.contenders():
         try:
             metrics[contender.name] = contender.check()
         except WrongResultError as error:
             raise WrongResultError(f"{contender.name}: {error}") from error
-    samples = interleaved(contenders, clock, plan)
+        except Exception as error:
+            if contender.name not in PEERS or contender.name in ESSENTIAL:
+                raise
+            print(f"  without {contender.name}: {error}", file=sys.stderr, flush=True)
+            continue
+        able.append(contender)
+    samples = interleaved(able, clock, plan)
     result: Result = {
         "name": case.name,
         "threads": case.threads,
@@ -71,6 +82,10 @@ def run(options: argparse.Namespace) -> int:
         "refused": [],
         "left_out": [],
     }
+    path = None
+    if options.output:
+        path = options.output / f"{options.device}-torch-{torch.__version__.split('+')[0]}.json"
+        options.output.mkdir(parents=True, exist_ok=True)
     for case in chosen:
         print(report.label(case.name, case.threads), file=sys.stderr, flush=True)
         try:
@@ -81,15 +96,14 @@ def run(options: argparse.Namespace) -> int:
         except WrongResultError as error:
             print(f"  refused, not timed: {error}", file=sys.stderr, flush=True)
             document["refused"].append({"name": case.name, "refused": str(error)})
+        if path:  # after each case: a run may be cut short
+            path.write_text(json.dumps(document, indent=1) + "\n")
     print(report.rates(document))
     if options.goals:
         print("\n" + report.goals(document))
     if options.quick:
         print("\nquick: small sizes, two rounds; these figures mean nothing", file=sys.stderr)
-    if options.output:
-        path = options.output / f"{options.device}-torch-{torch.__version__.split('+')[0]}.json"
-        options.output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n")
+    if path:
         report.draw(document, path.with_suffix(".svg"))
         print(f"\nwrote {path} and the plot beside it", file=sys.stderr)
     if options.publish:

@@ -7,6 +7,7 @@ and a line in `PEERS`. Must not know goals or clocks.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -118,6 +119,15 @@ PEERS: dict[str, Factory] = {
 }
 
 
+def call_of(factory: Factory, case: TensorCase, tensor: Tensor) -> Call | None:
+    """What the factory makes; None also where a package it needs has other names or breaks down."""
+    try:
+        return factory(case, tensor)
+    except Exception as error:
+        print(f"  without {factory}: {error}", file=sys.stderr, flush=True)
+        return None
+
+
 def fill_contenders(case: TensorCase, threads: int, only: tuple[str, ...] = ()) -> list[Contender]:
     """The contenders of a case, all of which write into one tensor."""
     tensor = torch.empty(case.shape, dtype=case.dtype)
@@ -125,7 +135,7 @@ def fill_contenders(case: TensorCase, threads: int, only: tuple[str, ...] = ()) 
     for name, factory in PEERS.items():
         if only and name not in only:
             continue
-        call = factory(case, tensor)
+        call = call_of(factory, case, tensor)
         if call is None:
             continue
         check = check_ours if name == OURS else check_ceiling if name == CEILING else check_peer

@@ -98,7 +98,9 @@ class CudaCase(TensorCase):
         tensor = torch.empty(self.shape, dtype=self.dtype, device="cuda")
         found = []
         for name, factory in PEERS.items():
-            call = None if self.only and name not in self.only else factory(self, tensor)
+            call = None
+            if not self.only or name in self.only:
+                call = who.call_of(factory, self, tensor)
             if call is None:
                 continue
             check = {OURS: check_ours, CEILING: who.check_ceiling}.get(name, who.check_peer)

@@ -21,6 +21,7 @@ DTYPES = (
     torch.float8_e4m3fn,
     torch.float8_e5m2,
     torch.complex64,
+    torch.complex128,
 )
 
 
@@ -44,6 +45,16 @@ def small() -> None:
         count = len(tensors)
         law = ([i % 3 for i in range(count)], [0.0] * count, [1.0] * count)
         native.multi_fill_(tensors, *law, [-1.0] * count, [1.0] * count, [7] * 2 * count)
+    target = torch.zeros(100, 100, device="cuda")
+    scale, key = torch.ones((), device="cuda"), torch.ones(2, dtype=torch.uint64, device="cuda")
+    fastinit.normal_(target, std=scale, key=key)
+    fastinit.sparse_(target, 0.3, std=scale, key=key)
+    fastinit.normal_(torch.zeros([2] * 9 + [3], device="cuda").permute(*range(9, -1, -1)))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # copies the table by value
+        native.multi_fill_(tensors, *law, [-1.0] * count, [1.0] * count, [7] * 2 * count)
+        fastinit.normal_(target)
+    graph.replay()
     torch.cuda.synchronize()
 
 

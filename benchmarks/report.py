@@ -37,8 +37,10 @@ def machine() -> Result:
         except PackageNotFoundError:
             continue
     build = fastinit.build_info()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": found[1] if found else platform.processor(),
+        "gpu": gpu and f"{gpu}, CUDA {torch.version.cuda}",
         "cores": os.cpu_count(),
         "instruction_set": build["instruction_set"],
         "fastinit": build["version"],
@@ -142,7 +144,8 @@ def section(document: Result, plot: str | None) -> str:
     about = document["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     first = (
-        f"{about['date']}; {about['cpu']}, {about['cores']} cores, {about['system']}, instruction "
+        f"{about['date']}; {about.get('gpu') or about['cpu']}, {about['cores']} cores, "
+        f"{about['system']}, instruction "
         f"set {about['instruction_set']}; fastinit {about['fastinit']} (stream "
         f"{about['stream_version']}), {packages}, Python {about['python']}; load average before "
         f"the run {about['load_before']}."

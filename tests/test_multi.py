@@ -220,7 +220,7 @@ def test_nothing_is_written_if_anything_is_wrong(fault: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_several_devices() -> None:
+def test_several_devices_cuda() -> None:
     tensors = [torch.zeros(5), torch.zeros(5, device="cuda")]
     with pytest.raises(ValueError, match="cpu and on cuda:0 in one list"):
         native.multi_fill_(tensors, **arguments(tensors))

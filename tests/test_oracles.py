@@ -79,14 +79,16 @@ def test_an_int_stands_for_the_same_key(device):
     width=st.floats(1e-3, 1e3),
 )
 def test_uniform_to_the_bit(dtype, device, seed, offset, shape, low, width):
+    if refusal("cpu"):  # elsewhere torch may multiply and add with one rounding
+        pytest.skip(refusal("cpu"))
     high = low + width
-    key = Key(seed, offset).to_tensor(device)
-    theirs = _random.uniform(key, shape, low=low, high=high, dtype=dtype)
+    key = Key(seed, offset)
+    theirs = _random.uniform(key.to_tensor("cpu"), shape, low=low, high=high, dtype=dtype)
     ours = fastinit.uniform_(torch.empty(shape, dtype=dtype, device=device), low, high, key=key)
     # A draw that rounds to the upper bound: torch keeps it, a half-open interval does not.
     end = torch.tensor(high, dtype=dtype)
-    inside = theirs.cpu() < end
-    assert_same_bits(ours.cpu()[inside], theirs.cpu()[inside])
+    inside = theirs < end
+    assert_same_bits(ours.cpu()[inside], theirs[inside])
     assert bool((ours.cpu() < end).all())
 
 
