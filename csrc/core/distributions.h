@@ -176,10 +176,21 @@ FASTINIT_HD void draw(const ResolvedLaw<Scalar<F>>& law, UInt<F> word0, UInt<F> 
     even = unit_uniform<F>(word0);
     odd = unit_uniform<F>(word1);
   } else {
-    F tail[2], central[2], z[2];
-    truncated_probability<F>(law, word0, tail[0], central[0]);
-    truncated_probability<F>(law, word1, tail[1], central[1]);
-    normal_quantile(tail, central, z);
+    // Side by side, but not in the double of a CUDA thread, whose registers would not do.
+    constexpr int kCount = sizeof(F) == sizeof(double) ? 1 : 2;
+    const UInt<F> words[2] = {word0, word1};
+    F z[2];
+    FASTINIT_UNROLL
+    for (int i = 0; i < 2; i += kCount) {
+      F tail[kCount], central[kCount], quantile[kCount];
+      FASTINIT_UNROLL
+      for (int j = 0; j < kCount; ++j) {
+        truncated_probability<F>(law, words[i + j], tail[j], central[j]);
+      }
+      normal_quantile(tail, central, quantile);
+      FASTINIT_UNROLL
+      for (int j = 0; j < kCount; ++j) z[i + j] = quantile[j];
+    }
     even = z[0];
     odd = z[1];
   }
