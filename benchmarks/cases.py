@@ -176,9 +176,7 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         ShardCase(size),
         ShardCase(size, torch.bfloat16),
         models.ModelCase(model),
-        models.ModelCase(
-            model, dtype=torch.bfloat16, only=(models.BASELINE, "patched", "deferred")
-        ),
+        models.ModelCase(model, dtype=torch.bfloat16),
     ]
 
 

@@ -1,7 +1,7 @@
-"""A whole model: transformers' LlamaForCausalLM, constructed by stock and by other ways.
+"""A whole model: transformers' LlamaForCausalLM, constructed as it is, patched and deferred.
 
-A new contender is a line in `BUILDERS`. The ways themselves and the test of the result are those of
-`examples/demo.py`, which is loaded when a case runs; transformers is needed only then.
+The ways themselves and the test of the result are those of `examples/demo.py`, which is loaded when
+a case runs; transformers is needed only then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-import fastinit
 from benchmarks.goals import Goal, at_least
 from benchmarks.laws import require
 from benchmarks.timing import Contender, Metrics
@@ -40,24 +39,11 @@ LARGE = Size(2048, 8, 8192, 128256)  # 749 million parameters
 TINY = Size(256, 2, 1024, 2000)
 
 
-def patched(demo: ModuleType, config: Any) -> object:
-    with fastinit.patch():
-        return demo.build_stock(config)
-
-
-def deferred(demo: ModuleType, config: Any) -> object:
-    with fastinit.deferred():
-        return demo.build_stock(config)
-
-
-# From the demo and its configuration to a model. Goals name contenders; one that is not here yet
-# counts as not measured.
+# From the demo and its configuration to a model.
 BUILDERS: dict[str, Callable[[ModuleType, Any], object]] = {
     BASELINE: lambda demo, config: demo.build_stock(config),
-    "patched": patched,
-    "deferred": deferred,
-    "meta + torch.nn.init": lambda demo, config: demo.build_with_stock_fill(config),
-    "meta + fastinit": lambda demo, config: demo.build_with_fastinit(config),
+    "patched": lambda demo, config: demo.build_patched(config),
+    "deferred": lambda demo, config: demo.build_deferred(config),
 }
 
 
@@ -71,7 +57,6 @@ class ModelCase:
     threads: int = 2
     baseline: str = field(default=BASELINE)
     dtype: torch.dtype = torch.float32
-    only: tuple[str, ...] = tuple(BUILDERS)
 
     @property
     def name(self) -> str:
@@ -104,7 +89,7 @@ class ModelCase:
         return self.dtype.itemsize * self.elements
 
     def contenders(self) -> list[Contender]:
-        builds = {name: partial(self._build, BUILDERS[name]) for name in self.only}
+        builds = {name: partial(self._build, make) for name, make in BUILDERS.items()}
         return [
             Contender(name, build, partial(self._check, build), self.threads)
             for name, build in builds.items()
