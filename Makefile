@@ -47,7 +47,7 @@ lint: venv ## ruff, mypy, clang-format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' |
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' |
 	  xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: venv ## build in place, and measure against stock torch on the CPU

@@ -23,7 +23,7 @@ def normal_(
     self: Tensor,
     mean: float,
     std: float,
-    scale: Tensor | None,
+    scale: Tensor | None = None,
     generator: Generator | None = None,
     key: Sequence[int] | None = None,
     key_tensor: Tensor | None = None,
@@ -36,7 +36,7 @@ def trunc_normal_(
     std: float,
     low: float,
     high: float,
-    scale: Tensor | None,
+    scale: Tensor | None = None,
     generator: Generator | None = None,
     key: Sequence[int] | None = None,
     key_tensor: Tensor | None = None,
@@ -88,9 +88,9 @@ def child_key(seed: int, offset: int, index: int) -> tuple[int, int]: ...
 def calculate_gain(nonlinearity: str, parameter: float) -> float: ...
 def fans(
     shape: Sequence[int],
-    in_axis: Sequence[int],
-    out_axis: Sequence[int],
-    batch_axis: Sequence[int],
+    in_axis: Sequence[int] | None,
+    out_axis: Sequence[int] | None,
+    batch_axis: Sequence[int] | None,
     groups: int,
 ) -> tuple[int, int]: ...
 def std_and_bounds(
@@ -112,4 +112,3 @@ def instruction_sets() -> list[str]: ...
 def force_instruction_set(name: str | None) -> None: ...
 def cuda_generator_key(seed: int, offset: int) -> tuple[int, int]: ...
 def emulate_cuda(blocks: int, threads: int = 1) -> None: ...
-def evaluate(name: str, double: bool, *arguments: Any) -> Any: ...

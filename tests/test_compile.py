@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from conftest import POISON
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -198,7 +199,7 @@ def test_a_meta_device_context_is_a_no_op(fill: Any) -> None:
 
 @every
 def test_a_meta_device_context_does_not_catch_real_tensors(fill: Any, unwritten: Any) -> None:
-    w = torch.full((8, 6), -208.0)
+    w = torch.full((8, 6), POISON)
     with torch.device("meta"):
         fill(w)
     assert unwritten(w) == 0
@@ -280,10 +281,10 @@ def test_backward_notices_a_refill(fill: Any) -> None:
 @every
 def test_inference_mode(fill: Any, unwritten: Any) -> None:
     with torch.inference_mode():
-        w = torch.full((8, 6), -208.0)
+        w = torch.full((8, 6), POISON)
         fill(w)
         assert unwritten(w) == 0
-    plain = torch.full((8, 6), -208.0)
+    plain = torch.full((8, 6), POISON)
     with torch.inference_mode():
         fill(plain)
     assert unwritten(plain) == 0

@@ -1,7 +1,7 @@
 """On a GPU: the CPU's bits, generators, graphs, streams, devices, and no host synchronisation.
 
 test_cuda_bodies.py shows the kernels' bodies right without a GPU; left for here is what only a GPU
-has. Other tests, the golden checksums among them, run there as well through the device fixture.
+has. Other tests, the golden checksums among them, run there as well.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@
 // replace a baseline copy by one that needs AVX-512.
 #pragma once
 
+#if defined(__FAST_MATH__)
+#error "fastinit's bits need IEEE arithmetic: take -ffast-math and -Ofast out of CXXFLAGS"
+#endif
+
 #if defined(__CUDACC__)
 #define FASTINIT_HD __host__ __device__ __forceinline__
 #define FASTINIT_UNROLL _Pragma("unroll")

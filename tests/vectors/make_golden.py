@@ -2,11 +2,11 @@
 
     python tests/vectors/make_golden.py      # rewrites golden.json from the built extension
 
-The fills run on the baseline instruction set; test_stream.py holds every other instruction set,
-thread count and device to the same digests. A digest is BLAKE2b (16 bytes) of the elements'
-little-endian bytes in row-major order. A change of golden.json is a change of the stream: it needs
-a new STREAM_VERSION and a CHANGELOG entry. `orthogonal_` is absent, for its factorisation is a
-library's.
+The fills run on the baseline instruction set; test_stream.py holds every instruction set of the
+machine, one and two threads, and CUDA where there is a GPU, to the same digests. A digest is
+BLAKE2b (16 bytes) of the elements' little-endian bytes in row-major order. A change of golden.json
+is a change of the stream: it needs a new STREAM_VERSION and a CHANGELOG entry. `orthogonal_` is
+absent, for its factorisation is a library's.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ DTYPES = [
     "float8_e4m3fn", "float8_e5m2", "complex64", "complex128",
 ]  # fmt: skip
 
-# A vector and a matrix near the start; beyond 2^32 elements; at the end of the index space of
-# complex numbers (2^62 real ones), with a counter that wraps around 2^64.
+# A vector and a matrix near the start; a matrix that two threads share; beyond 2^32 elements; at
+# the end of the index space of complex numbers (2^62 real ones), with a counter that wraps around
+# 2^64.
 PLACES: list[dict[str, Any]] = [
     {"key": [0, 0], "shape": [1031]},
     {"key": [42, 0], "shape": [37, 29]},
+    {"key": [7, 2**40], "shape": [257, 263]},
     {"key": [2**64 - 1, 2**63 - 3], "shape": [1001], "of": [2**40], "at": [2**33 + 5]},
     {"key": [2**63 + 9, 2**64 - 2], "shape": [19, 23], "of": [2**31, 2**30],
      "at": [2**31 - 19, 2**30 - 25]},
@@ -55,6 +57,13 @@ MATRICES: list[tuple[str, dict[str, Any]]] = [
     ("kaiming_uniform_", {"a": 5**0.5}),
     ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "relu"}),
     ("lecun_normal_", {}),
+    ("lecun_uniform_", {}),
+    ("variance_scaling_", {"scale": 2.0}),
+    ("variance_scaling_", {"mode": "fan_avg", "distribution": "uniform"}),
+    (
+        "variance_scaling_",
+        {"scale": 0.5, "mode": "fan_out", "distribution": "normal", "in_axis": 0, "out_axis": 1},
+    ),
     ("sparse_", {"sparsity": 0.3, "std": 0.02}),
 ]
 
