@@ -56,7 +56,8 @@ bench: venv ## build in place, and measure against stock torch on the CPU
 	$(BIN)/python -m benchmarks run --goals
 
 # Builds in place, for the GPU at hand, and needs no package index where PYTHON has a CUDA torch.
-# Everything runs, and the failures are told at the end.
+# Every part has its limit, ten minutes in all; everything runs, and the failures are told at the end
+# (124: out of time).
 gpu: ## build with CUDA, run the CUDA tests and the CUDA benchmark, write to RESULTS
 	@python="$(PYTHON)"
 	if ! "$$python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
@@ -65,35 +66,27 @@ gpu: ## build with CUDA, run the CUDA tests and the CUDA benchmark, write to RES
 	  python=.venv-gpu/bin/python
 	fi
 	mkdir -p "$(RESULTS)"
+	failed=""
+	part() { # NAME SECONDS COMMAND ...
+	  local log="$(RESULTS)/$$1.log" status=0
+	  timeout "$$2" "$${@:3}" > "$$log" 2>&1 || status=$$?
+	  test $$status = 0 || failed+=" $$1 ($$status)"
+	  tail -n 30 "$$log"
+	}
 	capability='import torch; print("%d.%d" % torch.cuda.get_device_capability())'
 	export TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$$("$$python" -c "$$capability")}"
-	FASTINIT_CUDA=1 "$$python" setup.py build_ext --inplace 2>&1 | tee "$(RESULTS)/build.log"
-	{ nvidia-smi || echo "no nvidia-smi"; } > "$(RESULTS)/machine.txt"
-	"$$python" -c 'import fastinit; print(fastinit.build_info())' | tee -a "$(RESULTS)/machine.txt"
-	failed=""
-	if "$$python" -c 'import pytest' 2> /dev/null; then
-	  "$$python" -m pytest -k "cuda and not cuda_build" --continue-on-collection-errors $(PYTEST) 2>&1 |
-	    tee "$(RESULTS)/tests.log" || failed+=" tests"
-	else
-	  echo "no pytest in $$python: tests left out" | tee "$(RESULTS)/tests.log"
-	fi
-	"$$python" -m benchmarks run --device cuda --goals --output "$(RESULTS)" 2>&1 |
-	  tee "$(RESULTS)/benchmark.log" || failed+=" benchmark"
+	FASTINIT_CUDA=1 part build 180 "$$python" setup.py build_ext --inplace
+	part machine 20 bash -c "nvidia-smi; '$$python' -c 'import fastinit; print(fastinit.build_info())'"
+	part tests 170 "$$python" -m pytest -k "cuda and not cuda_build" --maxfail=20 \
+	  --continue-on-collection-errors $(PYTEST)
+	part benchmark 130 "$$python" -m benchmarks run --device cuda --goals --output "$(RESULTS)"
 	for tool in memcheck racecheck initcheck; do
-	  if ! command -v compute-sanitizer > /dev/null; then
-	    echo "no compute-sanitizer: left out" | tee "$(RESULTS)/$$tool.log"
-	  else
-	    timeout 90 compute-sanitizer --tool "$$tool" --error-exitcode 1 \
-	      "$$python" -m benchmarks.exercise > "$(RESULTS)/$$tool.log" 2>&1 || failed+=" $$tool"
-	  fi
+	  part "$$tool" 25 compute-sanitizer --tool "$$tool" --error-exitcode 1 \
+	    "$$python" -m benchmarks.exercise
 	done
-	if command -v ncu > /dev/null; then
-	  timeout 60 ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --section SchedulerStats \
-	    --kernel-name regex:dense_kernel "$$python" -m benchmarks.exercise --large \
-	    > "$(RESULTS)/ncu.txt" 2>&1 || failed+=" ncu"
-	else
-	  echo "no ncu: left out" | tee "$(RESULTS)/ncu.txt"
-	fi
+	part ncu 25 ncu --clock-control none --set basic --section MemoryWorkloadAnalysis \
+	  --section SchedulerStats --kernel-name regex:dense_kernel \
+	  "$$python" -m benchmarks.exercise --large
 	test -z "$$failed" || { echo "FAILED:$$failed" >&2; exit 1; }
 
 clean: ## remove what was built, and the virtual environments
