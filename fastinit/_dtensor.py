@@ -158,26 +158,30 @@ def pieces(tensor: Any) -> list[tuple[Tensor, Region]]:
             local tensor does not have the shape that mesh and placements give it.
     """
     mesh, placements, local = tensor.device_mesh, tensor.placements, tensor._local_tensor
-    shape = tuple(tensor.shape)
-    at = mesh.get_coordinate()
-    if at is None:
-        raise ValueError(
-            f"tensor lies on {mesh}, which does not hold this rank ({mesh.get_rank()}); "
-            "initialize it on the ranks of its mesh only"
-        )
-    local_shape, rectangles = _rectangles(shape, tuple(mesh.shape), tuple(at), tuple(placements))
+    shape, at = tuple(tensor.shape), _own_coordinate(mesh)
+    local_shape, rectangles = _rectangles(shape, tuple(mesh.shape), at, tuple(placements))
     if local.numel() == 0 and 0 in local_shape:
         return [(local.view(local_shape), Region(shape, (0,) * len(shape)))]
     if local.shape != local_shape:
         raise ValueError(
             f"tensor holds a local tensor of shape {tuple(local.shape)}, but its shape {shape} "
             f"with {tuple(placements)} on a mesh of {tuple(mesh.shape)} gives {local_shape} to the "
-            f"rank at {tuple(at)}; give DTensor.from_local the global shape= and stride=; if "
+            f"rank at {at}; give DTensor.from_local the global shape= and stride=; if "
             "FSDP2 has cut uneven tensor-parallel shards, make the dimension divisible"
         )
     if len(rectangles) == 1:
         return [(local, Region(shape, rectangles[0][1]))]
     return [(local[where], Region(shape, offsets)) for where, offsets in rectangles]
+
+
+def _own_coordinate(mesh: Any) -> tuple[int, ...]:
+    at = mesh.get_coordinate()
+    if at is None:
+        raise ValueError(
+            f"tensor lies on {mesh}, which does not hold this rank ({mesh.get_rank()}); "
+            "initialize it on the ranks of its mesh only"
+        )
+    return tuple(at)
 
 
 @untraced
@@ -211,14 +215,16 @@ def shared_source(
 
     Without a key it is drawn from the generator, by default the CPU's default one, as a fill of a
     plain CPU tensor draws it: two `random64` on every rank, whatever it holds. If the block raises,
-    the generator is as before.
+    the generator is as before. What one rank may refuse and another not belongs into the block: the
+    ranks compare their keys before it, and would wait for one that does not come.
 
     Args:
         tensor: a DTensor.
         generator, key, key_tensor, global_shape: as `fastinit._keys.stream` gave them.
 
     Raises:
-        ValueError: a region is given, though the DTensor has its own.
+        ValueError: a region is given, though the DTensor has its own; the mesh does not hold this
+            rank.
         RuntimeError: the ranks of the mesh draw different keys.
     """
     if global_shape is not None:
@@ -226,6 +232,7 @@ def shared_source(
             "region is given with a DTensor, whose mesh and placements say where its values "
             "belong; leave region out"
         )
+    _own_coordinate(tensor.device_mesh)
     if key is not None or key_tensor is not None:
         yield None, key, key_tensor
         return
@@ -306,8 +313,8 @@ class ShardedOps:
 def _fill(name: str, native: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
     schema = getattr(torch.ops.fastinit, name).default._schema
     own = len(schema.arguments) - 1 - _STREAM_ARGUMENTS
-    parts = pieces(tensor)
     with shared_source(tensor, *arguments[own:]) as source:
+        parts = pieces(tensor)
         generator = source[0] if len(parts) > 1 else None
         state = generator.get_state() if generator is not None else torch.empty(0)
         for local, region in parts:

@@ -86,9 +86,9 @@ def orthogonal_(
 def _fill_sharded(
     tensor: Tensor, factor: float, scale: Tensor | None, source: tuple[Any, ...]
 ) -> None:
-    parts = pieces(tensor)
-    _check(parts[0][0], scale, parts[0][1])
     with shared_source(tensor, *source) as shared:
+        parts = pieces(tensor)
+        _check(parts[0][0], scale, parts[0][1])
         _fill_parts(parts, tensor.shape, factor, scale, shared)
     bump_version(tensor)
 

@@ -10,6 +10,7 @@ import random
 import tempfile
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,23 @@ def seeded_differently(world: int, device: str) -> Any:
 
 
 @scenario
+def refused_on_one_rank(world: int, device: str) -> Any:
+    """What the ranks are told where the first has another local shape than its mesh gives it."""
+    told = []
+    for fill in (fastinit.normal_, fastinit.orthogonal_):
+        mesh = init_device_mesh(device, (world,), mesh_dim_names=(f"of_{fill.__name__}",))
+        tensor = distribute_tensor(torch.zeros(8, 5), mesh, [Shard(0)], src_data_rank=None)
+        if dist.get_rank() == 0:
+            tensor = with_local(torch.zeros(7, 5, device=device), tensor, tensor.shape, (5, 1))
+        torch.manual_seed(0)
+        try:
+            told.append(whole(fill(tensor)._local_tensor, device))
+        except ValueError as error:
+            told.append(str(error))
+    return told
+
+
+@scenario
 def collectives(world: int, device: str) -> Any:
     """How many there were in the first keyless fill on a mesh, in later ones, and with keys."""
     mesh = init_device_mesh(device, (world,), mesh_dim_names=("counted",))
@@ -374,7 +392,11 @@ def _work(rank: int, world: int, device: str, folder: str, names: list[str]) -> 
         torch.cuda.set_device(rank)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     dist.init_process_group(
-        backend, rank=rank, world_size=world, store=dist.FileStore(f"{folder}/store", world)
+        backend,
+        rank=rank,
+        world_size=world,
+        store=dist.FileStore(f"{folder}/store", world),
+        timeout=timedelta(minutes=1),  # for ranks that wait in vain
     )
     answers = {}
     for name in names:

@@ -111,6 +111,17 @@ def test_ranks_seeded_differently_are_told(answer: Any) -> None:
         assert answer.world == 1 or torch.equal(tensor, expected)
 
 
+def test_a_refusal_on_one_rank_keeps_no_other_waiting(answer: Any) -> None:
+    for number, fill in enumerate((fastinit.normal_, fastinit.orthogonal_)):
+        torch.manual_seed(0)
+        expected = fill(torch.empty(8, 5)).chunk(answer.world)
+        first, *others = (told[number] for told in answer("refused_on_one_rank"))
+        assert "tensor holds a local tensor of shape (7, 5)" in first
+        for part, found in zip(expected[1:], others, strict=True):
+            if answer.device == "cpu":
+                assert_same_bits(found, part)
+
+
 def test_one_collective_a_mesh_and_none_a_tensor(answer: Any) -> None:
     for with_key, first, *later in answer("collectives"):
         assert with_key == 0
