@@ -239,6 +239,8 @@ def shared_source(
     if tensor.numel() == 0 or _has_no_values(tensor._local_tensor):
         yield None, (0, 0), None  # nothing will be written, so nothing is drawn
         return
+    from fastinit._keys import key_from_generator  # which imports the operators, and they this
+
     if generator is None:
         generator = torch.default_generator
     if generator.device.type != "cpu":
@@ -246,7 +248,7 @@ def shared_source(
         return
     state = generator.get_state()
     try:
-        key = _draw(generator)
+        key = key_from_generator(generator, generator.device)
         _require_agreement(tensor.device_mesh, key)
         yield None, key, None
     except BaseException:
@@ -258,13 +260,6 @@ def _has_no_values(local: Tensor) -> bool:
     from torch._subclasses.fake_tensor import FakeTensor
 
     return local.is_meta or isinstance(local, FakeTensor)
-
-
-def _draw(generator: torch.Generator) -> tuple[int, int]:
-    """Two 64-bit words, as the compiled fills take them; the full range of int64 is `random64`."""
-    words = torch.empty(2, dtype=torch.int64, device="cpu")
-    seed, offset = words.random_(-(1 << 63), None, generator=generator).tolist()
-    return seed, offset
 
 
 _agreed: set[int] = set()  # hashes of meshes whose ranks were found to draw the same key
