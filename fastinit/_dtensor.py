@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -262,31 +263,39 @@ def _has_no_values(local: Tensor) -> bool:
     return local.is_meta or isinstance(local, FakeTensor)
 
 
-_agreed: set[int] = set()  # hashes of meshes whose ranks were found to draw the same key
+# By the default process group, which ends with all others: hashes of the meshes whose ranks were
+# found to draw the same key.
+_agreed: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
 
 
 def _require_agreement(mesh: Any, key: tuple[int, int]) -> None:
     """Compare the key over all ranks of the mesh, the first time a key is drawn for that mesh.
 
-    One reduction of four words along each mesh dimension; all ranks learn the same.
+    One reduction of four words along each mesh dimension; all ranks learn the same. In fake process
+    groups, and after the end of all, there is nobody to compare with.
     """
-    if hash(mesh) in _agreed:
-        return
     import torch.distributed as dist
 
-    if not any("fake" in dist.get_backend(group) for group in mesh.get_all_groups()):
-        # The largest of each word and, as ~ reverses the order, the complement of the smallest.
-        extremes = torch.tensor([*key, *(~word for word in key)], device=mesh.device_type)
-        for group in mesh.get_all_groups():
-            dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
-        *largest, seed, offset = extremes.tolist()
-        if largest != [~seed, ~offset]:
-            raise RuntimeError(
-                f"the ranks of {mesh} draw different keys for the same tensor, so they were seeded "
-                "differently or have drawn differently often; call torch.manual_seed with one seed "
-                "on all of them, or give a key"
-            )
-    _agreed.add(hash(mesh))
+    if dist.group.WORLD is None:
+        return
+    agreed = _agreed.setdefault(dist.group.WORLD, set())
+    if hash(mesh) in agreed:
+        return
+    groups = mesh.get_all_groups()
+    if any("fake" in dist.get_backend(group) for group in groups):
+        return
+    # The largest of each word and, as ~ reverses the order, the complement of the smallest.
+    extremes = torch.tensor([*key, *(~word for word in key)], device=mesh.device_type)
+    for group in groups:
+        dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
+    *largest, seed, offset = extremes.tolist()
+    if largest != [~seed, ~offset]:
+        raise RuntimeError(
+            f"the ranks of {mesh} draw different keys for the same tensor, so they were seeded "
+            "differently or have drawn differently often; call torch.manual_seed with one seed "
+            "on all of them, or give a key"
+        )
+    agreed.add(hash(mesh))
 
 
 # ----------------------------------------------------------------------------------- the fills

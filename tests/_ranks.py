@@ -28,6 +28,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import fastinit
 
@@ -271,6 +272,33 @@ def seeded_differently(world: int, device: str) -> Any:
     return message, untouched, whole(tensor, device)
 
 
+def checks_keys(mesh: DeviceMesh) -> bool:
+    """Whether ranks that are seeded differently are told."""
+    tensor = distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None)
+    torch.manual_seed(dist.get_rank())
+    try:
+        fastinit.normal_(tensor)
+    except RuntimeError:
+        return True
+    return False
+
+
+def checks_after_other_groups(rank: int, world: int, device: str, folder: str) -> list[bool]:
+    """Whether keys are compared after a dry run, and once more in the groups that follow others."""
+    dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
+    found = [checks_keys(init_device_mesh(device, (world,)))]
+    dist.destroy_process_group()
+    for name in ("first", "second"):
+        start(rank, world, device, f"{folder}/{name}")
+        mesh = init_device_mesh(device, (world,))
+        found.append(checks_keys(mesh))
+        torch.manual_seed(0)
+        fastinit.normal_(distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None))
+        found.append(checks_keys(mesh))
+        dist.destroy_process_group()
+    return found
+
+
 @scenario
 def refused_on_one_rank(world: int, device: str) -> Any:
     """What the ranks are told where the first has another local shape than its mesh gives it."""
@@ -386,19 +414,23 @@ def megatron(world: int, device: str) -> Any:
 # -------------------------------------------------------------------------------- the processes
 
 
+def start(rank: int, world: int, device: str, store: str) -> None:
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        rank=rank,
+        world_size=world,
+        store=dist.FileStore(store, world),
+        timeout=timedelta(minutes=1),  # for ranks that wait in vain
+    )
+
+
 def _work(rank: int, world: int, device: str, folder: str, names: list[str]) -> None:
     torch.set_num_threads(1)
     if device == "cuda":
         torch.cuda.set_device(rank)
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(
-        backend,
-        rank=rank,
-        world_size=world,
-        store=dist.FileStore(f"{folder}/store", world),
-        timeout=timedelta(minutes=1),  # for ranks that wait in vain
-    )
-    answers = {}
+    answers: dict[str, Any] = {}
+    answers["other_groups"] = checks_after_other_groups(rank, world, device, folder)
+    start(rank, world, device, f"{folder}/store")
     for name in names:
         try:
             answers[name] = SCENARIOS[name](world, device)

@@ -201,6 +201,15 @@ def test_without_a_key_the_cpu_generator_decides(name: str) -> None:
             assert torch.equal(torch.get_rng_state(), after)
 
 
+def test_a_tensor_outlives_its_process_groups() -> None:
+    with rank_of((2,), 1) as mesh:
+        tensor = on_rank((6, 5), [Shard(0)], mesh)
+    torch.manual_seed(7)
+    fastinit.normal_(tensor)
+    torch.manual_seed(7)
+    assert_same_bits(tensor._local_tensor, fastinit.normal_(torch.empty(6, 5))[3:])
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_generator_is_used(name: str) -> None:
     expected = RANDOM[name](torch.empty(6, 5), generator=torch.Generator().manual_seed(3))

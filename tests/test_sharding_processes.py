@@ -111,6 +111,12 @@ def test_ranks_seeded_differently_are_told(answer: Any) -> None:
         assert answer.world == 1 or torch.equal(tensor, expected)
 
 
+def test_keys_are_compared_once_for_each_life_of_the_groups(answer: Any) -> None:
+    for dry, first, later, anew, later_anew in answer("other_groups"):
+        assert not (dry or later or later_anew)
+        assert first == anew == (answer.world > 1)
+
+
 def test_a_refusal_on_one_rank_keeps_no_other_waiting(answer: Any) -> None:
     for number, fill in enumerate((fastinit.normal_, fastinit.orthogonal_)):
         torch.manual_seed(0)
