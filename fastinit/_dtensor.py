@@ -105,6 +105,18 @@ def _runs_of(
     return runs
 
 
+def _require_default_order(spec: Any) -> None:
+    """Refuse an order of the splits that the placements do not tell; older torch knows none."""
+    for entry in getattr(spec, "shard_order", None) or ():
+        if list(entry.mesh_dims) != sorted(entry.mesh_dims):
+            raise ValueError(
+                f"tensor has the shard_order {spec.shard_order!r}, which splits dimension "
+                f"{entry.tensor_dim} along mesh dimensions {tuple(entry.mesh_dims)} in this order: "
+                "fastinit knows which part of the tensor a rank then holds only for mesh "
+                "dimensions from left to right; redistribute it to that order first"
+            )
+
+
 def _refuse_placement(placement: object, mesh_dim: int) -> None:
     reason = (
         "its ranks hold terms of a reduction, so that no rank holds values of the tensor"
@@ -155,11 +167,13 @@ def pieces(tensor: Any) -> list[tuple[Tensor, Region]]:
         At least one pair; a rank without elements gets its empty local tensor.
 
     Raises:
-        ValueError: the mesh does not hold this rank, a placement is Partial or unknown, or the
-            local tensor does not have the shape that mesh and placements give it.
+        ValueError: the mesh does not hold this rank, a placement is Partial or unknown, the splits
+            are not in the order of the mesh dimensions, or the local tensor does not have the shape
+            that mesh and placements give it.
     """
     mesh, placements, local = tensor.device_mesh, tensor.placements, tensor._local_tensor
     shape, at = tuple(tensor.shape), _own_coordinate(mesh)
+    _require_default_order(tensor._spec)
     local_shape, rectangles = _rectangles(shape, tuple(mesh.shape), at, tuple(placements))
     if local.numel() == 0 and 0 in local_shape:
         return [(local.view(local_shape), Region(shape, (0,) * len(shape)))]

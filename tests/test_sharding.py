@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import subprocess
 import sys
@@ -404,6 +405,20 @@ def test_partial_is_refused() -> None:
             tensor = sharded(local, whole, mesh, [Shard(0), partial])
             refuses(tensor, ValueError, r"^tensor has the placement Partial\(\w+\) on mesh .* 1:")
             assert (local == POISON).all()
+
+
+def test_another_order_of_the_splits_is_refused() -> None:
+    spec_of_torch = pytest.importorskip("torch.distributed.tensor._dtensor_spec")
+    if not hasattr(spec_of_torch, "ShardOrderEntry"):
+        pytest.skip("this torch splits in the order of the mesh dimensions only")
+    order = (spec_of_torch.ShardOrderEntry(tensor_dim=0, mesh_dims=(1, 0)),)
+    with rank_of((2, 2), 1) as mesh:
+        tensor = on_rank((8, 5), [Shard(0), Shard(0)], mesh)
+        spec = dataclasses.replace(tensor._spec, shard_order=order)
+        local = tensor._local_tensor
+        tensor = DTensor(local, spec, requires_grad=False)
+        refuses(tensor, ValueError, r"^tensor has the shard_order .* mesh dimensions \(1, 0\)")
+        assert (local == POISON).all()
 
 
 def test_a_mesh_without_this_rank_is_refused() -> None:
