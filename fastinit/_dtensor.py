@@ -209,6 +209,17 @@ def fill_pieces(tensor: Tensor, fill: Callable[[Tensor, Region], object]) -> Ten
     return tensor
 
 
+def local_scalar(name: str, value: Any) -> Tensor:
+    """The local tensor of a DTensor given as the number `name`; a ValueError if not replicated."""
+    if not all(placement.is_replicate() for placement in value.placements):
+        raise ValueError(
+            f"{name} is a DTensor with the placements {tuple(value.placements)}, of which no rank "
+            "holds the value; redistribute it to Replicate() first"
+        )
+    local: Tensor = value._local_tensor
+    return local
+
+
 def bump_version(tensor: Tensor) -> None:
     """Tell autograd that a DTensor has changed; writing to its local tensor does not."""
     torch.autograd.graph.increment_version(tensor)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from fastinit._dtensor import is_dtensor, local_scalar
 from fastinit._extension import at_compile_time, native
 
 Axes: TypeAlias = int | Sequence[int]
@@ -106,7 +107,7 @@ def scaled(name: str, value: float | Tensor) -> tuple[float, Tensor | None]:
     if isinstance(value, float):
         return value, None
     if isinstance(value, Tensor):
-        return 1.0, value
+        return 1.0, local_scalar(name, value) if is_dtensor(value) else value
     return number(name, value), None
 
 

@@ -258,6 +258,19 @@ def test_a_std_on_the_device() -> None:
         assert_same_bits(tensor.to_local(), expected[3:])
 
 
+def test_a_std_that_is_a_dtensor() -> None:
+    std = torch.tensor(0.25)
+    for fill in (fastinit.normal_, lambda t, std, key: fastinit.orthogonal_(t, std, key=key)):
+        expected = fill(torch.empty(6, 5), std=std, key=1)
+        with rank_of((2,), 1) as mesh:
+            tensor = on_rank((6, 5), [Shard(0)], mesh)
+            fill(tensor, std=sharded(std, std, mesh, [Replicate()]), key=1)
+            assert_same_bits(tensor.to_local(), expected[3:])
+            with pytest.raises(ValueError, match=r"^(std|gain) is a DTensor .*Partial\(sum\)"):
+                fill(tensor, std=sharded(std, std, mesh, [Partial()]), key=1)
+            assert_same_bits(tensor.to_local(), expected[3:])
+
+
 # -------------------------------------------------------------------------------- what is touched
 
 
