@@ -139,6 +139,11 @@ def _fill_parts(
     source: tuple[Any, ...],
 ) -> None:
     """Cut the tensors, rectangles of one of this shape, out of one matrix."""
+    first, region = parts[0]
+    if region is not None and not any(part.numel() for part, _ in parts):
+        # Nobody needs the matrix; the key is taken as everywhere else.
+        ops(first).normal_(first, 0.0, 1.0, None, *source, region.global_shape, region.offsets)
+        return
     matrix = _orthogonal_matrix(parts[0][0], shape, source)
     matrix.mul_(factor if scale is None else scale)
     for tensor, region in parts:

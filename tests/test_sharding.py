@@ -320,6 +320,32 @@ def test_a_tensor_without_elements() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_dirac_without_out_channels() -> None:
+    with rank_of((2,), 1) as mesh:
+        for placement in (Shard(0), Shard(1), Replicate()):
+            tensor = on_rank((0, 4, 3), [placement], mesh)
+            assert fastinit.dirac_(tensor) is tensor
+
+
+def test_an_empty_shard_of_an_orthogonal_matrix_needs_no_matrix() -> None:
+    """Here one of 2^50 elements. The key is drawn all the same."""
+    shape = (1, 1 << 50)
+    generator = torch.Generator().manual_seed(3)
+    fastinit.normal_(torch.empty(1), generator=generator)
+    after = generator.get_state()
+    with rank_of((2,), 1) as mesh:
+        whole = torch.empty(shape, device="meta")
+        local = torch.empty(0, shape[1])
+        tensor = sharded(local, whole, mesh, [Shard(0)])
+        for shard, region in (
+            (tensor, None),
+            (local, fastinit.Region(shape, (1, 0))),
+        ):
+            generator.manual_seed(3)
+            fastinit.orthogonal_(shard, generator=generator, region=region)
+            assert torch.equal(generator.get_state(), after)
+
+
 def test_scalars_and_parameters() -> None:
     with rank_of((2,), 1) as mesh:
         scalar = sharded(torch.tensor(POISON), torch.tensor(0.0), mesh, [Replicate()])
