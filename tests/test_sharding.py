@@ -6,7 +6,8 @@ import dataclasses
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -520,6 +521,33 @@ def test_stock_differs() -> None:
             nn.init.normal_(tensor)
             parts.append(tensor._local_tensor[:3, :3].clone())
     assert not torch.equal(parts[0], parts[2]) or not torch.equal(parts[1], parts[2])
+
+
+class Tracker:
+    """As DTensor has for GPUs: a state of its own on every rank, while a shard is made."""
+
+    @contextmanager
+    def _distribute_region(self, spec: object) -> Iterator[None]:
+        with torch.random.fork_rng():
+            torch.manual_seed(dist.get_rank())
+            yield
+
+
+@pytest.mark.parametrize("name", ["randn", "rand"])
+def test_shards_of_new_dtensors_are_left_to_stock(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are asked for as plain tensors: a patch would give all of them the same values."""
+    monkeypatch.setattr(torch.distributed.tensor._random, "_rng_tracker", Tracker())
+    make: Any = getattr(torch.distributed.tensor, name)
+    for rank in range(2):
+        with rank_of((2,), rank) as mesh:
+            expected = make(6, 5, device_mesh=mesh, placements=[Shard(0)])
+            with fastinit.patch(seed=1):
+                tensor = make(6, 5, device_mesh=mesh, placements=[Shard(0)])
+                plain = getattr(torch, name)(3, 5)
+        assert_same_bits(tensor._local_tensor, expected._local_tensor)
+        assert not torch.equal(tensor._local_tensor, plain)
 
 
 def test_torch_distributed_is_not_imported_for_plain_tensors() -> None:
