@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from _bits import DTYPES, assert_same_bits, short
+from _memory import growth
 from _simulated import every_rank, own_part, rank_of, sharded
 from conftest import POISON
 from hypothesis import HealthCheck, given, settings
@@ -379,30 +379,25 @@ class Largest(TorchDispatchMode):
 )
 def test_no_rank_holds_more_than_its_shard(name: str, placement: Placement) -> None:
     fill = RANDOM[name] if name in RANDOM else KEYLESS[name][0]
-    shape = (384, 256) if name not in KEYLESS or 2 in KEYLESS[name][1] else (384, 256, 1)
+    matrix = (8448, 8192)  # 264 MB
+    shape = matrix if name not in KEYLESS or 2 in KEYLESS[name][1] else (*matrix, 1)
     with rank_of((8,), 3) as mesh:
         tensor = on_rank(shape, [placement], mesh)
         shard = tensor._local_tensor.untyped_storage().nbytes()
-        assert shard == 384 * 256 * 4 // 8
-        before = peak_memory()
-        with Largest() as largest:
+        assert shard == 8448 * 8192 * 4 // 8
+        with growth() as grown, Largest() as largest:
             fill(tensor)
         assert largest.bytes <= shard
-        assert peak_memory() - before < 8 << 20
-
-
-def peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        assert grown.bytes < 8 << 20
 
 
 def test_splitting_indices_needs_no_memory() -> None:
     """The rectangles of a rank come from arithmetic, whatever the extent."""
     shape = (1 << 40, 1 << 20)
     whole = torch.empty(shape, device="meta")
-    before = peak_memory()
-    with rank_of((4096,), 4095) as mesh:
+    with growth() as grown, rank_of((4096,), 4095) as mesh:
         fastinit.normal_(sharded(own_part(whole, mesh, [Shard(0)]), whole, mesh, [Shard(0)]))
-    assert peak_memory() - before < 8 << 20
+    assert grown.bytes < 8 << 20
 
 
 # ------------------------------------------------------------------------------------ communication
