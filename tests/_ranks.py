@@ -318,16 +318,24 @@ def refused_on_one_rank(world: int, device: str) -> Any:
 
 @scenario
 def collectives(world: int, device: str) -> Any:
-    """How many there were in the first keyless fill on a mesh, in later ones, and with keys."""
-    mesh = init_device_mesh(device, (world,), mesh_dim_names=("counted",))
-    torch.manual_seed(0)
-    tensor = distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None)
+    """How many reductions, and others, in fills with keys, the first ones without, and later ones.
+
+    On a mesh of one dimension, and on one of two.
+    """
     counts = []
-    for key in (1, None, None, None):
-        with CommDebugMode() as communication:
-            for fill in (fastinit.normal_, fastinit.kaiming_uniform_, fastinit.orthogonal_):
-                fill(tensor, key=key)
-        counts.append(communication.get_total_counts())
+    for shape in ((world,), (max(1, world // 2), min(2, world))):
+        names = tuple(f"counted_{dim}_of_{len(shape)}" for dim in range(len(shape)))
+        mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+        torch.manual_seed(0)
+        placements = [Shard(dim) for dim in range(len(shape))]
+        tensor = distribute_tensor(torch.zeros(6, 5), mesh, placements, src_data_rank=None)
+        for key in (1, None, None):
+            with CommDebugMode() as communication:
+                for fill in (fastinit.normal_, fastinit.kaiming_uniform_, fastinit.orthogonal_):
+                    fill(tensor, key=key)
+            by_kind = communication.get_comm_counts()
+            reductions = by_kind.pop(torch.ops.c10d.allreduce_, 0)
+            counts.append((reductions, sum(by_kind.values())))
     return counts
 
 

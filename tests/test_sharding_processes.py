@@ -128,11 +128,10 @@ def test_a_refusal_on_one_rank_keeps_no_other_waiting(answer: Any) -> None:
                 assert_same_bits(found, part)
 
 
-def test_one_collective_a_mesh_and_none_a_tensor(answer: Any) -> None:
-    for with_key, first, *later in answer("collectives"):
-        assert with_key == 0
-        assert first <= 1
-        assert later == [0, 0]
+def test_one_reduction_a_mesh_dimension_and_no_collective_a_tensor(answer: Any) -> None:
+    nothing = (0, 0)
+    for counts in answer("collectives"):
+        assert counts == [nothing, (1, 0), nothing, nothing, (2, 0), nothing]
 
 
 def test_param_init_fn_of_fsdp1(answer: Any) -> None:
