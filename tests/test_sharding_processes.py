@@ -172,3 +172,18 @@ def test_pipeline_stages_built_separately() -> None:
             _ranks.init_by_name(module, f"blocks.{stage}.{name}".removesuffix("."))
         for name, parameter in block.named_parameters():
             assert_same_bits(alone.get_parameter(name), parameter)
+
+
+def test_a_seed_for_each_pipeline_stage() -> None:
+    """Stages that are built alike start alike, unless each has a seed of its own."""
+
+    def build(seed: int | None) -> Tensor:
+        torch.manual_seed(0)
+        with fastinit.patch(seed=seed):
+            return _ranks.Block().up.weight.detach()
+
+    for seed in (None, 42):
+        assert torch.equal(build(seed), build(seed))
+    one, other = (build(fastinit.Key(42).fold_in(f"stage{stage}").seed) for stage in range(2))
+    assert not torch.equal(one, other)
+    assert abs(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]) < 0.15
