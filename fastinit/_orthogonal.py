@@ -55,8 +55,9 @@ def orthogonal_(
     Raises: ValueError for fewer than 2 dimensions; others as in `fastinit.init`.
 
     Reproducibility: the normal matrix is the same bit for bit; the factorisation is LAPACK's or
-        cuSOLVER's, so the last bits may differ between devices. Sharding changes nothing. Narrow
-        dtypes are the float32 matrix, rounded.
+        cuSOLVER's, so the last bits may differ between devices, libraries and numbers of threads.
+        Where these are alike, sharding changes nothing. Narrow dtypes are the float32 matrix,
+        rounded.
 
     Example:
         >>> import torch, fastinit
