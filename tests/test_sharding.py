@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,19 +239,74 @@ def test_key_tensors_and_children() -> None:
             assert_same_bits(tensor.to_local(), expected[3:])
 
 
-def test_fork_rng_around_other_work_repeats_nothing() -> None:
+def drawn_around_forks(new: Callable[[], Tensor]) -> list[Tensor]:
+    torch.manual_seed(1)
+    found = [fastinit.normal_(new())]
+    with torch.random.fork_rng():
+        nn.init.normal_(new())
+    found.append(fastinit.normal_(new()))
+    with torch.random.fork_rng():
+        found += [fastinit.normal_(new()) for _ in range(2)]
+    with torch.random.fork_rng():
+        found.append(fastinit.normal_(new()))
+    return found
+
+
+def test_fork_rng_repeats_nothing_but_another_fork() -> None:
     """DTensor's own random calls keep a state of their own that forks restore; ours does not."""
     with rank_of((2,), 0) as mesh:
-        first, second, third = (on_rank((6, 5), [Shard(0)], mesh) for _ in range(3))
-        torch.manual_seed(1)
-        fastinit.normal_(first)
-        with torch.random.fork_rng():
-            nn.init.normal_(on_rank((6, 5), [Shard(0)], mesh))
-        fastinit.normal_(second)
-        with torch.random.fork_rng():
-            fastinit.normal_(third)
-    assert not torch.equal(first._local_tensor, second._local_tensor)
-    assert not torch.equal(second._local_tensor, third._local_tensor)
+        tensors = drawn_around_forks(lambda: on_rank((6, 5), [Shard(0)], mesh))
+    found = [tensor._local_tensor for tensor in tensors]
+    for one, other in itertools.combinations(found[:4], 2):
+        assert not torch.equal(one, other)
+    assert_same_bits(found[4], found[2])
+    for tensor, plain in zip(found, drawn_around_forks(lambda: torch.empty(6, 5)), strict=True):
+        assert_same_bits(tensor, plain[:3])
+
+
+def example(word: str) -> str:
+    """The example of docs/sharding.md in which this occurs."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "sharding.md").read_text()
+    (found,) = (b for b in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if word in b)
+    return str(found)
+
+
+def test_the_loop_of_the_documents_knows_the_names_of_the_bare_model() -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    loop = example("wrappers")
+    loop = loop[loop.index("wrappers =") :]
+
+    def initialized(*wraps: Callable[[nn.Module], Any]) -> list[Tensor]:
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3)) for _ in range(2)))
+        for block, wrap in enumerate(wraps):
+            model[block] = wrap(model[block])
+        exec(loop, {"model": model, "re": re, "fastinit": fastinit})
+        return [parameter.detach() for parameter in model.parameters()]
+
+    expected = initialized()
+    assert not torch.equal(expected[0], expected[4])
+    wrap: Any = torch.compile
+    for one, other in zip(expected, initialized(wrap, checkpoint_wrapper), strict=True):
+        assert_same_bits(one, other)
+
+
+def test_fused_and_padded_slices_as_in_the_documents() -> None:
+    def fill(tp_rank: int, tp_size: int) -> tuple[Tensor, Tensor]:
+        names = {"tp_rank": tp_rank, "tp_size": tp_size, "hidden": 8, "vocabulary": 13}
+        names |= {"q_rows": 12 // tp_size, "kv_rows": 4 // tp_size}
+        qkv = torch.full((20 // tp_size, 8), POISON)
+        words = torch.full((32 // tp_size, 8), POISON)
+        tensors = {"qkv": qkv, "words": words, "key": fastinit.Key(1)}
+        exec(example("vocabulary"), {**names, **tensors, "fastinit": fastinit})
+        return qkv, words
+
+    whole_qkv, whole_words = fill(0, 1)
+    assert not (whole_qkv == POISON).any() and not whole_words[13:].any()
+    shares = [fill(rank, 4) for rank in range(4)]
+    parts = zip(*(qkv.split([3, 1, 1]) for qkv, _ in shares), strict=True)
+    assert_same_bits(torch.cat([torch.cat(part) for part in parts]), whole_qkv)
+    assert_same_bits(torch.cat([words for _, words in shares]), whole_words)
 
 
 def test_a_std_on_the_device() -> None:
