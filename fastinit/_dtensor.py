@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -104,6 +105,18 @@ def _runs_of(
     return runs
 
 
+def _require_default_order(spec: Any) -> None:
+    """Refuse an order of the splits that the placements do not tell; older torch knows none."""
+    for entry in getattr(spec, "shard_order", None) or ():
+        if list(entry.mesh_dims) != sorted(entry.mesh_dims):
+            raise ValueError(
+                f"tensor has the shard_order {spec.shard_order!r}, which splits dimension "
+                f"{entry.tensor_dim} along mesh dimensions {tuple(entry.mesh_dims)} in this order: "
+                "fastinit knows which part of the tensor a rank then holds only for mesh "
+                "dimensions from left to right; redistribute it to that order first"
+            )
+
+
 def _refuse_placement(placement: object, mesh_dim: int) -> None:
     reason = (
         "its ranks hold terms of a reduction, so that no rank holds values of the tensor"
@@ -154,30 +167,36 @@ def pieces(tensor: Any) -> list[tuple[Tensor, Region]]:
         At least one pair; a rank without elements gets its empty local tensor.
 
     Raises:
-        ValueError: the mesh does not hold this rank, a placement is Partial or unknown, or the
-            local tensor does not have the shape that mesh and placements give it.
+        ValueError: the mesh does not hold this rank, a placement is Partial or unknown, the splits
+            are not in the order of the mesh dimensions, or the local tensor does not have the shape
+            that mesh and placements give it.
     """
     mesh, placements, local = tensor.device_mesh, tensor.placements, tensor._local_tensor
-    shape = tuple(tensor.shape)
-    at = mesh.get_coordinate()
-    if at is None:
-        raise ValueError(
-            f"tensor lies on {mesh}, which does not hold this rank ({mesh.get_rank()}); "
-            "initialize it on the ranks of its mesh only"
-        )
-    local_shape, rectangles = _rectangles(shape, tuple(mesh.shape), tuple(at), tuple(placements))
+    shape, at = tuple(tensor.shape), _own_coordinate(mesh)
+    _require_default_order(tensor._spec)
+    local_shape, rectangles = _rectangles(shape, tuple(mesh.shape), at, tuple(placements))
     if local.numel() == 0 and 0 in local_shape:
         return [(local.view(local_shape), Region(shape, (0,) * len(shape)))]
     if local.shape != local_shape:
         raise ValueError(
             f"tensor holds a local tensor of shape {tuple(local.shape)}, but its shape {shape} "
             f"with {tuple(placements)} on a mesh of {tuple(mesh.shape)} gives {local_shape} to the "
-            f"rank at {tuple(at)}; give DTensor.from_local the global shape= and stride=; if "
+            f"rank at {at}; give DTensor.from_local the global shape= and stride=; if "
             "FSDP2 has cut uneven tensor-parallel shards, make the dimension divisible"
         )
     if len(rectangles) == 1:
         return [(local, Region(shape, rectangles[0][1]))]
     return [(local[where], Region(shape, offsets)) for where, offsets in rectangles]
+
+
+def _own_coordinate(mesh: Any) -> tuple[int, ...]:
+    at = mesh.get_coordinate()
+    if at is None:
+        raise ValueError(
+            f"tensor lies on {mesh}, which does not hold this rank ({mesh.get_rank()}); "
+            "initialize it on the ranks of its mesh only"
+        )
+    return tuple(at)
 
 
 @untraced
@@ -188,6 +207,17 @@ def fill_pieces(tensor: Tensor, fill: Callable[[Tensor, Region], object]) -> Ten
             fill(local, region)
     bump_version(tensor)
     return tensor
+
+
+def local_scalar(name: str, value: Any) -> Tensor:
+    """The local tensor of a DTensor given as the number `name`; a ValueError if not replicated."""
+    if not all(placement.is_replicate() for placement in value.placements):
+        raise ValueError(
+            f"{name} is a DTensor with the placements {tuple(value.placements)}, of which no rank "
+            "holds the value; redistribute it to Replicate() first"
+        )
+    local: Tensor = value._local_tensor
+    return local
 
 
 def bump_version(tensor: Tensor) -> None:
@@ -211,14 +241,16 @@ def shared_source(
 
     Without a key it is drawn from the generator, by default the CPU's default one, as a fill of a
     plain CPU tensor draws it: two `random64` on every rank, whatever it holds. If the block raises,
-    the generator is as before.
+    the generator is as before. What one rank may refuse and another not belongs into the block: the
+    ranks compare their keys before it, and would wait for one that does not come.
 
     Args:
         tensor: a DTensor.
         generator, key, key_tensor, global_shape: as `fastinit._keys.stream` gave them.
 
     Raises:
-        ValueError: a region is given, though the DTensor has its own.
+        ValueError: a region is given, though the DTensor has its own; the mesh does not hold this
+            rank.
         RuntimeError: the ranks of the mesh draw different keys.
     """
     if global_shape is not None:
@@ -226,12 +258,15 @@ def shared_source(
             "region is given with a DTensor, whose mesh and placements say where its values "
             "belong; leave region out"
         )
+    _own_coordinate(tensor.device_mesh)
     if key is not None or key_tensor is not None:
         yield None, key, key_tensor
         return
     if tensor.numel() == 0 or _has_no_values(tensor._local_tensor):
         yield None, (0, 0), None  # nothing will be written, so nothing is drawn
         return
+    from fastinit._keys import key_from_generator  # which imports the operators, and they this
+
     if generator is None:
         generator = torch.default_generator
     if generator.device.type != "cpu":
@@ -239,7 +274,7 @@ def shared_source(
         return
     state = generator.get_state()
     try:
-        key = _draw(generator)
+        key = key_from_generator(generator, generator.device)
         _require_agreement(tensor.device_mesh, key)
         yield None, key, None
     except BaseException:
@@ -253,38 +288,39 @@ def _has_no_values(local: Tensor) -> bool:
     return local.is_meta or isinstance(local, FakeTensor)
 
 
-def _draw(generator: torch.Generator) -> tuple[int, int]:
-    """Two 64-bit words, as the compiled fills take them; the full range of int64 is `random64`."""
-    words = torch.empty(2, dtype=torch.int64, device="cpu")
-    seed, offset = words.random_(-(1 << 63), None, generator=generator).tolist()
-    return seed, offset
-
-
-_agreed: set[int] = set()  # hashes of meshes whose ranks were found to draw the same key
+# By the default process group, which ends with all others: hashes of the meshes whose ranks were
+# found to draw the same key.
+_agreed: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
 
 
 def _require_agreement(mesh: Any, key: tuple[int, int]) -> None:
     """Compare the key over all ranks of the mesh, the first time a key is drawn for that mesh.
 
-    One reduction of four words along each mesh dimension; all ranks learn the same.
+    One reduction of four words along each mesh dimension; all ranks learn the same. In fake process
+    groups, and after the end of all, there is nobody to compare with.
     """
-    if hash(mesh) in _agreed:
-        return
     import torch.distributed as dist
 
-    if not any("fake" in dist.get_backend(group) for group in mesh.get_all_groups()):
-        # The largest of each word and, as ~ reverses the order, the complement of the smallest.
-        extremes = torch.tensor([*key, *(~word for word in key)], device=mesh.device_type)
-        for group in mesh.get_all_groups():
-            dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
-        *largest, seed, offset = extremes.tolist()
-        if largest != [~seed, ~offset]:
-            raise RuntimeError(
-                f"the ranks of {mesh} draw different keys for the same tensor, so they were seeded "
-                "differently or have drawn differently often; call torch.manual_seed with one seed "
-                "on all of them, or give a key"
-            )
-    _agreed.add(hash(mesh))
+    if dist.group.WORLD is None:
+        return
+    agreed = _agreed.setdefault(dist.group.WORLD, set())
+    if hash(mesh) in agreed:
+        return
+    groups = mesh.get_all_groups()
+    if any("fake" in dist.get_backend(group) for group in groups):
+        return
+    # The largest of each word and, as ~ reverses the order, the complement of the smallest.
+    extremes = torch.tensor([*key, *(~word for word in key)], device=mesh.device_type)
+    for group in groups:
+        dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
+    *largest, seed, offset = extremes.tolist()
+    if largest != [~seed, ~offset]:
+        raise RuntimeError(
+            f"the ranks of {mesh} draw different keys for the same tensor, so they were seeded "
+            "differently or have drawn differently often; call torch.manual_seed with one seed "
+            "on all of them, or give a key"
+        )
+    agreed.add(hash(mesh))
 
 
 # ----------------------------------------------------------------------------------- the fills
@@ -306,8 +342,8 @@ class ShardedOps:
 def _fill(name: str, native: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
     schema = getattr(torch.ops.fastinit, name).default._schema
     own = len(schema.arguments) - 1 - _STREAM_ARGUMENTS
-    parts = pieces(tensor)
     with shared_source(tensor, *arguments[own:]) as source:
+        parts = pieces(tensor)
         generator = source[0] if len(parts) > 1 else None
         state = generator.get_state() if generator is not None else torch.empty(0)
         for local, region in parts:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from fastinit._dtensor import is_dtensor, local_scalar
 from fastinit._extension import at_compile_time, native
 
 Axes: TypeAlias = int | Sequence[int]
@@ -109,6 +110,8 @@ def scaled(name: str, value: float | Tensor, tensor: Tensor) -> tuple[float, Ten
     if isinstance(value, float):
         return value, None
     if isinstance(value, Tensor):
+        if is_dtensor(value):
+            value = local_scalar(name, value)
         is_number = value.ndim == 0 and value.is_cpu and not tensor.is_cpu
         if value.is_floating_point() and not is_number:
             return 1.0, value

@@ -55,8 +55,9 @@ def orthogonal_(
     Raises: ValueError for fewer than 2 dimensions; others as in `fastinit.init`.
 
     Reproducibility: the normal matrix is the same bit for bit; the factorisation is LAPACK's or
-        cuSOLVER's, so the last bits may differ between devices. Sharding changes nothing. Narrow
-        dtypes are the float32 matrix, rounded.
+        cuSOLVER's, so the last bits may differ between devices, libraries and numbers of threads.
+        Where these are alike, sharding changes nothing. Narrow dtypes are the float32 matrix,
+        rounded.
 
     Example:
         >>> import torch, fastinit
@@ -86,9 +87,9 @@ def orthogonal_(
 def _fill_sharded(
     tensor: Tensor, factor: float, scale: Tensor | None, source: tuple[Any, ...]
 ) -> None:
-    parts = pieces(tensor)
-    _check(parts[0][0], scale, parts[0][1])
     with shared_source(tensor, *source) as shared:
+        parts = pieces(tensor)
+        _check(parts[0][0], scale, parts[0][1])
         _fill_parts(parts, tensor.shape, factor, scale, shared)
     bump_version(tensor)
 
@@ -139,6 +140,11 @@ def _fill_parts(
     source: tuple[Any, ...],
 ) -> None:
     """Cut the tensors, rectangles of one of this shape, out of one matrix."""
+    first, region = parts[0]
+    if region is not None and not any(part.numel() for part, _ in parts):
+        # Nobody needs the matrix; the key is taken as everywhere else.
+        ops(first).normal_(first, 0.0, 1.0, None, *source, region.global_shape, region.offsets)
+        return
     matrix = _orthogonal_matrix(parts[0][0], shape, source)
     matrix.mul_(factor if scale is None else scale)
     for tensor, region in parts:

@@ -7,7 +7,9 @@ Must not know when a stand-in is in force, nor how it is put in place: that is `
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -142,7 +144,8 @@ def factory(ours: Function, stock: Function) -> Function:
     """The stand-in for torch.randn or torch.rand; `ours` fills what torch.empty makes."""
 
     def stand_in(*size: object, **options: Any) -> Tensor:
-        if options.keys() <= _FACTORY_OPTIONS and not _is_compiling():
+        known = options.keys() <= _FACTORY_OPTIONS and not _is_compiling()
+        if known and not _is_for_dtensor(sys._getframe()):
             made = _filled(ours, torch.empty, size, dict(options))
             if made is not None:
                 return made
@@ -150,6 +153,20 @@ def factory(ours: Function, stock: Function) -> Function:
         return result
 
     return _named_as(stand_in, stock)
+
+
+def _is_for_dtensor(frame: FrameType | None) -> bool:
+    """Whether the factory in this frame makes a shard for `torch.distributed.tensor.randn` or rand.
+
+    They ask for a plain tensor, of which each rank would get the same values, and see to the
+    generator themselves. Their helper calls the factory, or what covers it.
+    """
+    module = sys.modules.get("torch.distributed.tensor._api")
+    helper = getattr(module, "_dtensor_init_helper", None)
+    if helper is None or frame is None:
+        return False
+    callers = (frame.f_back, frame.f_back and frame.f_back.f_back)
+    return any(caller is not None and caller.f_code is helper.__code__ for caller in callers)
 
 
 def like_factory(ours: Function, stock: Function) -> Function:

@@ -361,6 +361,8 @@ def _fill_dirac(tensor: Tensor, region: Region, per_group: int) -> None:
         if not 0 <= at < centre.size(2):
             return
         centre = centre.select(2, at)
+    if centre.numel() == 0:  # without out channels, per_group is 0
+        return
     end = row + centre.size(0)
     for group in range(row - row % per_group, end, per_group):  # by their first out channels
         first, last = max(group, row), min(group + per_group, end)

@@ -6,10 +6,13 @@ answer[r]. All scenarios of a world size run in the same processes, as starting 
 
 from __future__ import annotations
 
+import functools
 import random
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import fastinit
 
@@ -95,6 +99,26 @@ def init_weights(model: nn.Module, init: Any = fastinit) -> None:
         init.orthogonal_(block.q.weight) if init is fastinit else None
 
 
+def init_seeded(model: nn.Module, device: str, init: Any = fastinit) -> None:
+    """As a script would; where plain tensors are on CUDA, whose generator is another, by a seed."""
+    torch.manual_seed(0)
+    with nullcontext() if device == "cpu" else fastinit.keyed(0):
+        init_weights(model, init)
+
+
+def reset_patched(model: nn.Module, device: str) -> None:
+    """By torch's own layers, which never heard of fastinit."""
+    with fastinit.patch(seed=3):
+        for module in model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+
+def init_keyed(model: nn.Module, device: str) -> None:
+    with fastinit.keyed(5):
+        init_weights(model)
+
+
 def init_by_name(module: nn.Module, prefix: str) -> None:
     """Fill the module's own parameters, each with the key of its full name."""
     for name, parameter in module.named_parameters(recurse=False):
@@ -132,9 +156,13 @@ def whole(tensor: Tensor, device: str) -> Tensor:
     return tensor.cpu()
 
 
+def whole_parameters(model: nn.Module, device: str) -> dict[str, Tensor]:
+    return {n: whole(p, device).clone() for n, p in model.named_parameters()}
+
+
 def outcome(model: nn.Module, device: str) -> dict[str, Any]:
     """The initial parameters, the local parts of them, and the losses of training."""
-    parameters = {n: whole(p, device).clone() for n, p in model.named_parameters()}
+    parameters = whole_parameters(model, device)
     local = {
         n: (p._local_tensor if isinstance(p, DTensor) else p.detach()).cpu().clone()
         for n, p in model.named_parameters()
@@ -142,14 +170,17 @@ def outcome(model: nn.Module, device: str) -> dict[str, Any]:
     return {"parameters": parameters, "local": local, "losses": train(model, device)}
 
 
-def single_process(init: Any = fastinit) -> dict[str, Any]:
-    """What one process without any of this makes of the same seed."""
-    with torch.device("meta"):
-        model = Model()
+def single_process(device: str, initialize: Callable[..., None] = init_seeded) -> dict[str, Any]:
+    """What one process without any of this makes of the same seed, on the CPU."""
+    model = meta_model()
     model.to_empty(device="cpu")
-    torch.manual_seed(0)
-    init_weights(model, init)
+    initialize(model, device)
     return outcome(model, "cpu")
+
+
+def meta_model() -> Model:
+    with torch.device("meta"):
+        return Model()
 
 
 def shard_fully(model: Model, mesh: DeviceMesh, **options: Any) -> None:
@@ -164,69 +195,72 @@ def shard_heads(model: Model, mesh: DeviceMesh) -> None:
         parallelize_module(block, mesh, {**plan, "o": RowwiseParallel(), "down": RowwiseParallel()})
 
 
-def built(shard: Callable[[Model], None], device: str, init: Any = fastinit) -> dict[str, Any]:
-    with torch.device("meta"):
-        model = Model()
-    shard(model)
-    model.to_empty(device=device)
-    torch.manual_seed(0)
-    init_weights(model, init)
-    return outcome(model, device)
+def shard_in_two_ways(model: Model, world: int, device: str) -> None:
+    """FSDP2 over tensor parallelism."""
+    sizes = (max(1, world // 2), min(2, world))
+    mesh = init_device_mesh(device, sizes, mesh_dim_names=("dp", "tp"))
+    shard_heads(model, mesh["tp"])
+    shard_fully(model, mesh["dp"])
+
+
+def shard_in_replicas(model: Model, world: int, device: str) -> None:
+    sizes = (min(2, world), max(1, world // 2))
+    shard_fully(model, init_device_mesh(device, sizes, mesh_dim_names=("replicate", "shard")))
 
 
 # ------------------------------------------------------------------------------------ scenarios
 
-
-@scenario
-def fsdp(world: int, device: str) -> Any:
-    mesh = init_device_mesh(device, (world,))
-    return built(lambda model: shard_fully(model, mesh), device)
-
-
-@scenario
-def fsdp_offloaded(world: int, device: str) -> Any:
-    mesh = init_device_mesh(device, (world,))
-    policy = CPUOffloadPolicy(pin_memory=device == "cuda")
-    with torch.device("meta"):
-        model = Model()
-    shard_fully(model, mesh, offload_policy=policy)
-    model.to_empty(device="cpu")
-    torch.manual_seed(0)
-    init_weights(model)
-    return outcome(model, device)
-
-
-@scenario
-def fsdp_of_stock(world: int, device: str) -> Any:
-    mesh = init_device_mesh(device, (world,))
-    return built(lambda model: shard_fully(model, mesh), device, nn.init)
+SHARDINGS: dict[str, Callable[[Model, int, str], None]] = {
+    "fsdp": lambda model, world, device: shard_fully(model, init_device_mesh(device, (world,))),
+    "fsdp_by_columns": lambda model, world, device: shard_fully(
+        model,
+        init_device_mesh(device, (world,)),
+        shard_placement_fn=lambda p: Shard(p.ndim - 1),
+    ),
+    "fsdp_offloaded": lambda model, world, device: shard_fully(
+        model,
+        init_device_mesh(device, (world,)),
+        offload_policy=CPUOffloadPolicy(pin_memory=device == "cuda"),
+    ),
+    "tensor_parallel": lambda model, world, device: shard_heads(
+        model, init_device_mesh(device, (world,))
+    ),
+    "fsdp_and_tensor_parallel": shard_in_two_ways,
+    "hybrid": shard_in_replicas,
+}
 
 
-@scenario
-def tensor_parallel(world: int, device: str) -> Any:
-    mesh = init_device_mesh(device, (world,))
-    return built(lambda model: shard_heads(model, mesh), device)
+def built(
+    sharding: str, world: int, device: str, initialize: Callable[..., None] = init_seeded
+) -> Model:
+    model = meta_model()
+    SHARDINGS[sharding](model, world, device)
+    model.to_empty(device="cpu" if sharding == "fsdp_offloaded" else device)
+    initialize(model, device)
+    return model
 
 
-@scenario
-def fsdp_and_tensor_parallel(world: int, device: str) -> Any:
-    mesh = init_device_mesh(
-        device, (max(1, world // 2), min(2, world)), mesh_dim_names=("dp", "tp")
-    )
-
-    def shard(model: Model) -> None:
-        shard_heads(model, mesh["tp"])
-        shard_fully(model, mesh["dp"])
-
-    return built(shard, device)
+for _name in SHARDINGS:
+    SCENARIOS[_name] = lambda world, device, name=_name: outcome(built(name, world, device), device)
 
 
 @scenario
-def hybrid(world: int, device: str) -> Any:
-    mesh = init_device_mesh(
-        device, (min(2, world), max(1, world // 2)), mesh_dim_names=("replicate", "shard")
-    )
-    return built(lambda model: shard_fully(model, mesh), device)
+def of_stock(world: int, device: str) -> Any:
+    """The parameters by torch.nn.init, for each sharding."""
+    stock = functools.partial(init_seeded, init=nn.init)
+    return {
+        name: whole_parameters(built(name, world, device, stock), device)
+        for name in ("fsdp", "tensor_parallel", "hybrid")
+    }
+
+
+@scenario
+def by_seeds(world: int, device: str) -> Any:
+    """The parameters by `patch` around layers of torch, and by `keyed`."""
+    return [
+        whole_parameters(built("fsdp_and_tensor_parallel", world, device, initialize), device)
+        for initialize in (reset_patched, init_keyed)
+    ]
 
 
 @scenario
@@ -234,8 +268,7 @@ def sharded_by_module_init(world: int, device: str) -> Any:
     """FSDP1, which hands each module of a meta model to `param_init_fn`, before it is sharded."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    with torch.device("meta"):
-        model: nn.Module = Model()
+    model: nn.Module = meta_model()
     names = {module: name for name, module in model.named_modules()}
 
     def param_init_fn(module: nn.Module) -> None:
@@ -270,18 +303,70 @@ def seeded_differently(world: int, device: str) -> Any:
     return message, untouched, whole(tensor, device)
 
 
+def checks_keys(mesh: DeviceMesh) -> bool:
+    """Whether ranks that are seeded differently are told."""
+    tensor = distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None)
+    torch.manual_seed(dist.get_rank())
+    try:
+        fastinit.normal_(tensor)
+    except RuntimeError:
+        return True
+    return False
+
+
+def checks_after_other_groups(rank: int, world: int, device: str, folder: str) -> list[bool]:
+    """Whether keys are compared after a dry run, and once more in the groups that follow others."""
+    dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
+    found = [checks_keys(init_device_mesh(device, (world,)))]
+    dist.destroy_process_group()
+    for name in ("first", "second"):
+        start(rank, world, device, f"{folder}/{name}")
+        mesh = init_device_mesh(device, (world,))
+        found.append(checks_keys(mesh))
+        torch.manual_seed(0)
+        fastinit.normal_(distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None))
+        found.append(checks_keys(mesh))
+        dist.destroy_process_group()
+    return found
+
+
+@scenario
+def refused_on_one_rank(world: int, device: str) -> Any:
+    """What the ranks are told where the first has another local shape than its mesh gives it."""
+    told = []
+    for fill in (fastinit.normal_, fastinit.orthogonal_):
+        mesh = init_device_mesh(device, (world,), mesh_dim_names=(f"of_{fill.__name__}",))
+        tensor = distribute_tensor(torch.zeros(8, 5), mesh, [Shard(0)], src_data_rank=None)
+        if dist.get_rank() == 0:
+            tensor = with_local(torch.zeros(7, 5, device=device), tensor, tensor.shape, (5, 1))
+        torch.manual_seed(0)
+        try:
+            told.append(whole(fill(tensor)._local_tensor, device))
+        except ValueError as error:
+            told.append(str(error))
+    return told
+
+
 @scenario
 def collectives(world: int, device: str) -> Any:
-    """How many there were in the first keyless fill on a mesh, in later ones, and with keys."""
-    mesh = init_device_mesh(device, (world,), mesh_dim_names=("counted",))
-    torch.manual_seed(0)
-    tensor = distribute_tensor(torch.zeros(6, 5), mesh, [Shard(0)], src_data_rank=None)
+    """How many reductions, and others, in fills with keys, the first ones without, and later ones.
+
+    On a mesh of one dimension, and on one of two.
+    """
     counts = []
-    for key in (1, None, None, None):
-        with CommDebugMode() as communication:
-            for fill in (fastinit.normal_, fastinit.kaiming_uniform_, fastinit.orthogonal_):
-                fill(tensor, key=key)
-        counts.append(communication.get_total_counts())
+    for shape in ((world,), (max(1, world // 2), min(2, world))):
+        names = tuple(f"counted_{dim}_of_{len(shape)}" for dim in range(len(shape)))
+        mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+        torch.manual_seed(0)
+        placements = [Shard(dim) for dim in range(len(shape))]
+        tensor = distribute_tensor(torch.zeros(6, 5), mesh, placements, src_data_rank=None)
+        for key in (1, None, None):
+            with CommDebugMode() as communication:
+                for fill in (fastinit.normal_, fastinit.kaiming_uniform_, fastinit.orthogonal_):
+                    fill(tensor, key=key)
+            by_kind = communication.get_comm_counts()
+            reductions = by_kind.pop(torch.ops.c10d.allreduce_, 0)
+            counts.append((reductions, sum(by_kind.values())))
     return counts
 
 
@@ -293,12 +378,16 @@ FILLS: dict[str, Callable[..., Tensor]] = {
     "kaiming_normal_": fastinit.kaiming_normal_,
     "xavier_uniform_": fastinit.xavier_uniform_,
     "xavier_normal_": fastinit.xavier_normal_,
+    "variance_scaling_": fastinit.variance_scaling_,
     "lecun_normal_": fastinit.lecun_normal_,
     "lecun_uniform_": fastinit.lecun_uniform_,
     "orthogonal_": fastinit.orthogonal_,
     "sparse_": lambda t, **k: fastinit.sparse_(t, 0.3, **k),
     "constant_": lambda t, key: fastinit.constant_(t, 0.3),
+    "ones_": lambda t, key: fastinit.ones_(t),
+    "zeros_": lambda t, key: fastinit.zeros_(t.fill_(1)),
     "eye_": lambda t, key: fastinit.eye_(t),
+    "dirac_": lambda t, key: fastinit.dirac_(t),
 }
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16,
@@ -327,6 +416,8 @@ def full_tensors(world: int, device: str) -> Any:
                 shape = draw.choice([(37, 19), (41, 17), (43, 13), (1, 7), (8, 12)])
                 if name in ("uniform_", "normal_", "trunc_normal_"):
                     shape = draw.choice([shape, (5,), (3, 10, 7), (6, 5, 3, 3)])
+                elif name == "dirac_":
+                    shape = draw.choice([(3, 10, 7), (6, 5, 3, 3)])
                 choices: list[Placement] = [Replicate(), *(Shard(d) for d in range(len(shape)))]
                 placements = [draw.choice(choices) for _ in mesh_shape]
                 if mesh_shape == (2, 2) and draw.random() < 0.3:
@@ -368,15 +459,23 @@ def megatron(world: int, device: str) -> Any:
 # -------------------------------------------------------------------------------- the processes
 
 
+def start(rank: int, world: int, device: str, store: str) -> None:
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        rank=rank,
+        world_size=world,
+        store=dist.FileStore(store, world),
+        timeout=timedelta(minutes=1),  # for ranks that wait in vain
+    )
+
+
 def _work(rank: int, world: int, device: str, folder: str, names: list[str]) -> None:
     torch.set_num_threads(1)
     if device == "cuda":
         torch.cuda.set_device(rank)
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, rank=rank, world_size=world, store=dist.FileStore(f"{folder}/store", world)
-    )
-    answers = {}
+    answers: dict[str, Any] = {}
+    answers["other_groups"] = checks_after_other_groups(rank, world, device, folder)
+    start(rank, world, device, f"{folder}/store")
     for name in names:
         try:
             answers[name] = SCENARIOS[name](world, device)

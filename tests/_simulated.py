@@ -30,7 +30,9 @@ def rank_of(
 def every_rank(mesh_shape: Sequence[int]) -> Iterator[DeviceMesh]:
     """The mesh as each of its ranks sees it, in turn; take nothing from one to the next."""
     for rank in range(torch.Size(mesh_shape).numel()):
-        with rank_of(mesh_shape, rank) as mesh:
+        # Operators of DTensor remember the first of equal meshes, which would have its rank.
+        names = tuple(f"{dim} of rank {rank}" for dim in range(len(mesh_shape)))
+        with rank_of(mesh_shape, rank, names) as mesh:
             yield mesh
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from _bits import assert_same_bits
+from _simulated import every_rank, own_part, sharded
+from conftest import POISON
+from torch import Tensor, nn
+from torch.distributed.tensor import Shard
 
 import fastinit
-
-if not distributed.is_available() or not distributed.is_gloo_available():
-    pytest.skip("needs torch.distributed with gloo", allow_module_level=True)
 
 FILLS: dict[str, Callable[[Tensor], object]] = {
     "normal_": nn.init.normal_,
@@ -25,26 +26,19 @@ FILLS: dict[str, Callable[[Tensor], object]] = {
 }
 
 
-@pytest.fixture
-def mesh() -> Iterator[Any]:
-    from torch.distributed.device_mesh import init_device_mesh
-
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("scope", [fastinit.patch, fastinit.deferred])
-def test_values_are_those_of_the_whole_tensor(mesh: Any, fill: str, scope: Any) -> None:
-    from torch.distributed.tensor import Shard, distribute_tensor
-
+def test_values_are_those_of_the_whole_tensor(fill: str, scope: Any) -> None:
     with fastinit.patch(seed=1):
-        expected = torch.empty(8, 4)
+        expected = torch.empty(7, 4)
         FILLS[fill](expected)
-    with scope(seed=1):
-        sharded = nn.Parameter(distribute_tensor(torch.full((8, 4), 1e9), mesh, [Shard(0)]))
-        FILLS[fill](sharded)
-        inside = (sharded * 2).full_tensor()
-    assert torch.equal(inside, expected * 2)
-    assert torch.equal(sharded.full_tensor(), expected)
+    for placement in (Shard(0), Shard(1)):
+        for mesh in every_rank((2,)):
+            part = own_part(expected, mesh, [placement])
+            local = torch.full(part.shape, POISON)
+            with scope(seed=1):
+                tensor = nn.Parameter(sharded(local, expected, mesh, [placement]))
+                FILLS[fill](tensor)
+                inside = (tensor * 2)._local_tensor
+            assert_same_bits(inside, part * 2)
+            assert_same_bits(local, part)

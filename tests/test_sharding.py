@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import resource
+import dataclasses
+import itertools
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from _bits import DTYPES, assert_same_bits, short
+from _memory import growth
 from _simulated import every_rank, own_part, rank_of, sharded
 from conftest import POISON
 from hypothesis import HealthCheck, given, settings
@@ -201,6 +206,15 @@ def test_without_a_key_the_cpu_generator_decides(name: str) -> None:
             assert torch.equal(torch.get_rng_state(), after)
 
 
+def test_a_tensor_outlives_its_process_groups() -> None:
+    with rank_of((2,), 1) as mesh:
+        tensor = on_rank((6, 5), [Shard(0)], mesh)
+    torch.manual_seed(7)
+    fastinit.normal_(tensor)
+    torch.manual_seed(7)
+    assert_same_bits(tensor._local_tensor, fastinit.normal_(torch.empty(6, 5))[3:])
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_generator_is_used(name: str) -> None:
     expected = RANDOM[name](torch.empty(6, 5), generator=torch.Generator().manual_seed(3))
@@ -225,19 +239,74 @@ def test_key_tensors_and_children() -> None:
             assert_same_bits(tensor.to_local(), expected[3:])
 
 
-def test_fork_rng_around_other_work_repeats_nothing() -> None:
+def drawn_around_forks(new: Callable[[], Tensor]) -> list[Tensor]:
+    torch.manual_seed(1)
+    found = [fastinit.normal_(new())]
+    with torch.random.fork_rng():
+        nn.init.normal_(new())
+    found.append(fastinit.normal_(new()))
+    with torch.random.fork_rng():
+        found += [fastinit.normal_(new()) for _ in range(2)]
+    with torch.random.fork_rng():
+        found.append(fastinit.normal_(new()))
+    return found
+
+
+def test_fork_rng_repeats_nothing_but_another_fork() -> None:
     """DTensor's own random calls keep a state of their own that forks restore; ours does not."""
     with rank_of((2,), 0) as mesh:
-        first, second, third = (on_rank((6, 5), [Shard(0)], mesh) for _ in range(3))
-        torch.manual_seed(1)
-        fastinit.normal_(first)
-        with torch.random.fork_rng():
-            nn.init.normal_(on_rank((6, 5), [Shard(0)], mesh))
-        fastinit.normal_(second)
-        with torch.random.fork_rng():
-            fastinit.normal_(third)
-    assert not torch.equal(first._local_tensor, second._local_tensor)
-    assert not torch.equal(second._local_tensor, third._local_tensor)
+        tensors = drawn_around_forks(lambda: on_rank((6, 5), [Shard(0)], mesh))
+    found = [tensor._local_tensor for tensor in tensors]
+    for one, other in itertools.combinations(found[:4], 2):
+        assert not torch.equal(one, other)
+    assert_same_bits(found[4], found[2])
+    for tensor, plain in zip(found, drawn_around_forks(lambda: torch.empty(6, 5)), strict=True):
+        assert_same_bits(tensor, plain[:3])
+
+
+def example(word: str) -> str:
+    """The example of docs/sharding.md in which this occurs."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "sharding.md").read_text()
+    (found,) = (b for b in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if word in b)
+    return str(found)
+
+
+def test_the_loop_of_the_documents_knows_the_names_of_the_bare_model() -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    loop = example("wrappers")
+    loop = loop[loop.index("wrappers =") :]
+
+    def initialized(*wraps: Callable[[nn.Module], Any]) -> list[Tensor]:
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3)) for _ in range(2)))
+        for block, wrap in enumerate(wraps):
+            model[block] = wrap(model[block])
+        exec(loop, {"model": model, "re": re, "fastinit": fastinit})
+        return [parameter.detach() for parameter in model.parameters()]
+
+    expected = initialized()
+    assert not torch.equal(expected[0], expected[4])
+    wrap: Any = torch.compile
+    for one, other in zip(expected, initialized(wrap, checkpoint_wrapper), strict=True):
+        assert_same_bits(one, other)
+
+
+def test_fused_and_padded_slices_as_in_the_documents() -> None:
+    def fill(tp_rank: int, tp_size: int) -> tuple[Tensor, Tensor]:
+        names = {"tp_rank": tp_rank, "tp_size": tp_size, "hidden": 8, "vocabulary": 13}
+        names |= {"q_rows": 12 // tp_size, "kv_rows": 4 // tp_size}
+        qkv = torch.full((20 // tp_size, 8), POISON)
+        words = torch.full((32 // tp_size, 8), POISON)
+        tensors = {"qkv": qkv, "words": words, "key": fastinit.Key(1)}
+        exec(example("vocabulary"), {**names, **tensors, "fastinit": fastinit})
+        return qkv, words
+
+    whole_qkv, whole_words = fill(0, 1)
+    assert not (whole_qkv == POISON).any() and not whole_words[13:].any()
+    shares = [fill(rank, 4) for rank in range(4)]
+    parts = zip(*(qkv.split([3, 1, 1]) for qkv, _ in shares), strict=True)
+    assert_same_bits(torch.cat([torch.cat(part) for part in parts]), whole_qkv)
+    assert_same_bits(torch.cat([words for _, words in shares]), whole_words)
 
 
 def test_a_std_on_the_device() -> None:
@@ -246,6 +315,19 @@ def test_a_std_on_the_device() -> None:
         tensor = on_rank((6, 5), [Shard(0)], mesh)
         fastinit.normal_(tensor, std=torch.tensor(0.25), key=1)
         assert_same_bits(tensor.to_local(), expected[3:])
+
+
+def test_a_std_that_is_a_dtensor() -> None:
+    std = torch.tensor(0.25)
+    for fill in (fastinit.normal_, lambda t, std, key: fastinit.orthogonal_(t, std, key=key)):
+        expected = fill(torch.empty(6, 5), std=std, key=1)
+        with rank_of((2,), 1) as mesh:
+            tensor = on_rank((6, 5), [Shard(0)], mesh)
+            fill(tensor, std=sharded(std, std, mesh, [Replicate()]), key=1)
+            assert_same_bits(tensor.to_local(), expected[3:])
+            with pytest.raises(ValueError, match=r"^(std|gain) is a DTensor .*Partial\(sum\)"):
+                fill(tensor, std=sharded(std, std, mesh, [Partial()]), key=1)
+            assert_same_bits(tensor.to_local(), expected[3:])
 
 
 # -------------------------------------------------------------------------------- what is touched
@@ -297,6 +379,32 @@ def test_a_tensor_without_elements() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_dirac_without_out_channels() -> None:
+    with rank_of((2,), 1) as mesh:
+        for placement in (Shard(0), Shard(1), Replicate()):
+            tensor = on_rank((0, 4, 3), [placement], mesh)
+            assert fastinit.dirac_(tensor) is tensor
+
+
+def test_an_empty_shard_of_an_orthogonal_matrix_needs_no_matrix() -> None:
+    """Here one of 2^50 elements. The key is drawn all the same."""
+    shape = (1, 1 << 50)
+    generator = torch.Generator().manual_seed(3)
+    fastinit.normal_(torch.empty(1), generator=generator)
+    after = generator.get_state()
+    with rank_of((2,), 1) as mesh:
+        whole = torch.empty(shape, device="meta")
+        local = torch.empty(0, shape[1])
+        tensor = sharded(local, whole, mesh, [Shard(0)])
+        for shard, region in (
+            (tensor, None),
+            (local, fastinit.Region(shape, (1, 0))),
+        ):
+            generator.manual_seed(3)
+            fastinit.orthogonal_(shard, generator=generator, region=region)
+            assert torch.equal(generator.get_state(), after)
+
+
 def test_scalars_and_parameters() -> None:
     with rank_of((2,), 1) as mesh:
         scalar = sharded(torch.tensor(POISON), torch.tensor(0.0), mesh, [Replicate()])
@@ -329,30 +437,25 @@ class Largest(TorchDispatchMode):
 )
 def test_no_rank_holds_more_than_its_shard(name: str, placement: Placement) -> None:
     fill = RANDOM[name] if name in RANDOM else KEYLESS[name][0]
-    shape = (384, 256) if name not in KEYLESS or 2 in KEYLESS[name][1] else (384, 256, 1)
+    matrix = (8448, 8192)  # 264 MB
+    shape = matrix if name not in KEYLESS or 2 in KEYLESS[name][1] else (*matrix, 1)
     with rank_of((8,), 3) as mesh:
         tensor = on_rank(shape, [placement], mesh)
         shard = tensor._local_tensor.untyped_storage().nbytes()
-        assert shard == 384 * 256 * 4 // 8
-        before = peak_memory()
-        with Largest() as largest:
+        assert shard == 8448 * 8192 * 4 // 8
+        with growth() as grown, Largest() as largest:
             fill(tensor)
         assert largest.bytes <= shard
-        assert peak_memory() - before < 8 << 20
-
-
-def peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        assert grown.bytes < 8 << 20
 
 
 def test_splitting_indices_needs_no_memory() -> None:
     """The rectangles of a rank come from arithmetic, whatever the extent."""
     shape = (1 << 40, 1 << 20)
     whole = torch.empty(shape, device="meta")
-    before = peak_memory()
-    with rank_of((4096,), 4095) as mesh:
+    with growth() as grown, rank_of((4096,), 4095) as mesh:
         fastinit.normal_(sharded(own_part(whole, mesh, [Shard(0)]), whole, mesh, [Shard(0)]))
-    assert peak_memory() - before < 8 << 20
+    assert grown.bytes < 8 << 20
 
 
 # ------------------------------------------------------------------------------------ communication
@@ -395,6 +498,20 @@ def test_partial_is_refused() -> None:
             tensor = sharded(local, whole, mesh, [Shard(0), partial])
             refuses(tensor, ValueError, r"^tensor has the placement Partial\(\w+\) on mesh .* 1:")
             assert (local == POISON).all()
+
+
+def test_another_order_of_the_splits_is_refused() -> None:
+    spec_of_torch = pytest.importorskip("torch.distributed.tensor._dtensor_spec")
+    if not hasattr(spec_of_torch, "ShardOrderEntry"):
+        pytest.skip("this torch splits in the order of the mesh dimensions only")
+    order = (spec_of_torch.ShardOrderEntry(tensor_dim=0, mesh_dims=(1, 0)),)
+    with rank_of((2, 2), 1) as mesh:
+        tensor = on_rank((8, 5), [Shard(0), Shard(0)], mesh)
+        spec = dataclasses.replace(tensor._spec, shard_order=order)
+        local = tensor._local_tensor
+        tensor = DTensor(local, spec, requires_grad=False)
+        refuses(tensor, ValueError, r"^tensor has the shard_order .* mesh dimensions \(1, 0\)")
+        assert (local == POISON).all()
 
 
 def test_a_mesh_without_this_rank_is_refused() -> None:
@@ -457,6 +574,33 @@ def test_stock_differs() -> None:
             nn.init.normal_(tensor)
             parts.append(tensor._local_tensor[:3, :3].clone())
     assert not torch.equal(parts[0], parts[2]) or not torch.equal(parts[1], parts[2])
+
+
+class Tracker:
+    """As DTensor has for GPUs: a state of its own on every rank, while a shard is made."""
+
+    @contextmanager
+    def _distribute_region(self, spec: object) -> Iterator[None]:
+        with torch.random.fork_rng():
+            torch.manual_seed(dist.get_rank())
+            yield
+
+
+@pytest.mark.parametrize("name", ["randn", "rand"])
+def test_shards_of_new_dtensors_are_left_to_stock(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are asked for as plain tensors: a patch would give all of them the same values."""
+    monkeypatch.setattr(torch.distributed.tensor._random, "_rng_tracker", Tracker())
+    make: Any = getattr(torch.distributed.tensor, name)
+    for rank in range(2):
+        with rank_of((2,), rank) as mesh:
+            expected = make(6, 5, device_mesh=mesh, placements=[Shard(0)])
+            with fastinit.patch(seed=1):
+                tensor = make(6, 5, device_mesh=mesh, placements=[Shard(0)])
+                plain = getattr(torch, name)(3, 5)
+        assert_same_bits(tensor._local_tensor, expected._local_tensor)
+        assert not torch.equal(tensor._local_tensor, plain)
 
 
 def test_torch_distributed_is_not_imported_for_plain_tensors() -> None:

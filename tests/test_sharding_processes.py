@@ -20,7 +20,6 @@ WORLDS = [
     for device in ("cpu", "cuda")
     for world in (1, 2, 4)
 ]
-FLOWS = ["fsdp", "fsdp_offloaded", "tensor_parallel", "fsdp_and_tensor_parallel", "hybrid"]
 
 
 @functools.cache
@@ -29,8 +28,8 @@ def answers(world: int, device: str) -> dict[str, list[Any]]:
 
 
 @functools.cache
-def single_process() -> dict[str, Any]:
-    return _ranks.single_process()
+def single_process(device: str) -> dict[str, Any]:
+    return _ranks.single_process(device)
 
 
 @pytest.fixture(params=WORLDS)
@@ -61,9 +60,9 @@ def assert_same_parameters(
             assert_same_bits(actual[name], parameter)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", _ranks.SHARDINGS)
 def test_a_model_is_the_same_however_it_is_sharded(answer: Any, flow: str) -> None:
-    expected = single_process()
+    expected = single_process(answer.device)
     for found in answer(flow):
         assert_same_parameters(found["parameters"], expected["parameters"], answer.device)
         assert found["losses"] == pytest.approx(expected["losses"], rel=1e-4)
@@ -74,7 +73,7 @@ def test_a_model_is_the_same_however_it_is_sharded(answer: Any, flow: str) -> No
 def test_ranks_hold_parts(answer: Any, flow: str) -> None:
     """Or else the test above would prove little."""
     held = [sum(t.numel() for t in found["local"].values()) for found in answer(flow)]
-    total = sum(t.numel() for t in single_process()["parameters"].values())
+    total = sum(t.numel() for t in single_process(answer.device)["parameters"].values())
     assert max(held) < total * 0.8 if answer.world > 1 else held == [total]
 
 
@@ -88,11 +87,21 @@ def test_replicas_are_equal(answer: Any) -> None:
 
 
 def test_stock_differs(answer: Any) -> None:
-    expected = _ranks.single_process(nn.init)["parameters"]
-    found = answer("fsdp_of_stock")[0]["parameters"]
-    random = [n for n in expected if "norm" not in n and n not in ("head.weight",)]
-    if answer.world > 1:
-        assert not any(torch.equal(found[n], expected[n]) for n in random)
+    stock = functools.partial(_ranks.init_seeded, init=nn.init)
+    expected = _ranks.single_process(answer.device, stock)["parameters"]
+    matrices = [n for n, p in expected.items() if n.startswith("blocks.") and p.ndim == 2]
+    for sharding, found in answer("of_stock")[0].items():
+        parts = answer.world // 2 if sharding == "hybrid" else answer.world
+        if parts > 1:
+            assert not any(torch.equal(found[n], expected[n]) for n in matrices)
+
+
+def test_patched_layers_and_keyed_code_are_the_same(answer: Any) -> None:
+    ways = (_ranks.reset_patched, _ranks.init_keyed)
+    expected = [_ranks.single_process("cpu", way)["parameters"] for way in ways]
+    for found in answer("by_seeds"):
+        for actual, parameters in zip(found, expected, strict=True):
+            assert_same_parameters(actual, parameters, answer.device)
 
 
 def test_full_tensors_are_those_of_a_single_process(answer: Any) -> None:
@@ -111,11 +120,27 @@ def test_ranks_seeded_differently_are_told(answer: Any) -> None:
         assert answer.world == 1 or torch.equal(tensor, expected)
 
 
-def test_one_collective_a_mesh_and_none_a_tensor(answer: Any) -> None:
-    for with_key, first, *later in answer("collectives"):
-        assert with_key == 0
-        assert first <= 1
-        assert later == [0, 0]
+def test_keys_are_compared_once_for_each_life_of_the_groups(answer: Any) -> None:
+    for dry, first, later, anew, later_anew in answer("other_groups"):
+        assert not (dry or later or later_anew)
+        assert first == anew == (answer.world > 1)
+
+
+def test_a_refusal_on_one_rank_keeps_no_other_waiting(answer: Any) -> None:
+    for number, fill in enumerate((fastinit.normal_, fastinit.orthogonal_)):
+        torch.manual_seed(0)
+        expected = fill(torch.empty(8, 5)).chunk(answer.world)
+        first, *others = (told[number] for told in answer("refused_on_one_rank"))
+        assert "tensor holds a local tensor of shape (7, 5)" in first
+        for part, found in zip(expected[1:], others, strict=True):
+            if answer.device == "cpu":
+                assert_same_bits(found, part)
+
+
+def test_one_reduction_a_mesh_dimension_and_no_collective_a_tensor(answer: Any) -> None:
+    nothing = (0, 0)
+    for counts in answer("collectives"):
+        assert counts == [nothing, (1, 0), nothing, nothing, (2, 0), nothing]
 
 
 def test_param_init_fn_of_fsdp1(answer: Any) -> None:
@@ -147,3 +172,18 @@ def test_pipeline_stages_built_separately() -> None:
             _ranks.init_by_name(module, f"blocks.{stage}.{name}".removesuffix("."))
         for name, parameter in block.named_parameters():
             assert_same_bits(alone.get_parameter(name), parameter)
+
+
+def test_a_seed_for_each_pipeline_stage() -> None:
+    """Stages that are built alike start alike, unless each has a seed of its own."""
+
+    def build(seed: int | None) -> Tensor:
+        torch.manual_seed(0)
+        with fastinit.patch(seed=seed):
+            return _ranks.Block().up.weight.detach()
+
+    for seed in (None, 42):
+        assert torch.equal(build(seed), build(seed))
+    one, other = (build(fastinit.Key(42).fold_in(f"stage{stage}").seed) for stage in range(2))
+    assert not torch.equal(one, other)
+    assert abs(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]) < 0.15

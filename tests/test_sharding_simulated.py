@@ -5,13 +5,13 @@ One process takes part in a fake process group of 1024 ranks, 8 of them for tens
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 
 import pytest
 import torch
 from _bits import assert_same_bits
+from _memory import growth
 from _simulated import rank_of
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -76,23 +76,20 @@ def init(name: str, parameter: Tensor) -> None:
         fastinit.kaiming_uniform_(parameter, a=5**0.5, key=key)
 
 
-def peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def test_meta_costs_next_to_nothing(model: Llama) -> None:
     assert sum(p.numel() for p in model.parameters()) > 70e9
-    before, start = peak_memory(), time.process_time()
-    for name, parameter in model.named_parameters():
-        init(name, parameter)
+    start = time.process_time()
+    with growth() as grown:
+        for name, parameter in model.named_parameters():
+            init(name, parameter)
     assert time.process_time() - start < 10
-    assert peak_memory() - before < 64 << 20
+    assert grown.bytes < 64 << 20
 
 
 def test_materialised_shards_are_the_regions(model: Llama) -> None:
     """A layer, and the words: the bits, the memory, and the time per element of a rank's share."""
     chosen = {n: p for n, p in model.named_parameters() if n.startswith(("words", "layers.79."))}
-    elements, seconds, before = 0, 0.0, peak_memory()
+    elements, seconds = 0, 0.0
     for name, parameter in chosen.items():
         assert isinstance(parameter, DTensor)
         local = torch.zeros(parameter._local_tensor.shape, dtype=torch.bfloat16)
@@ -105,13 +102,14 @@ def test_materialised_shards_are_the_regions(model: Llama) -> None:
             stride=parameter.stride(),
         )
         start = time.process_time()
-        init(name, tensor)
+        with growth() as grown:
+            init(name, tensor)
         seconds += time.process_time() - start
+        # zeros took no memory yet. The words, whole, are 2 GB.
+        assert grown.bytes < local.nbytes + (8 << 20)
         elements += local.numel()
         compare_with_regions(name, tensor)
     assert elements < 2 * sum(p.numel() for p in chosen.values()) / 128
-    # Twice for what the comparison makes.
-    assert peak_memory() - before < 2 * 2 * elements + (64 << 20)
     assert seconds < 10e-9 * elements + 0.1
 
 
