@@ -30,7 +30,7 @@ Handler: TypeAlias = Callable[[Pending, Any, tuple[Any, ...], dict[str, Any]], A
 
 aten = torch.ops.aten
 
-# These look at the shape of their argument only. So do all views.
+# These look at the shape of their argument only. So do views.
 _SHAPE_ONLY = {
     aten.empty_like,
     aten.zeros_like,
@@ -97,9 +97,10 @@ def _handler(func: Any) -> Handler:
         return _constant_fill
     if func.overloadpacket in _OVERWRITES:
         return _overwrite
-    if func.is_view or func.overloadpacket in _SHAPE_ONLY:
+    if func.overloadpacket in _SHAPE_ONLY:
         return _unrelated
-    return _use
+    # Under inference_mode composites arrive whole, and those that may be a view may copy as well.
+    return _unrelated if func.is_view and not func._can_decompose() else _use
 
 
 def _unrelated(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

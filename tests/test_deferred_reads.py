@@ -46,6 +46,9 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "add": lambda t: t + 1,
     "clone": lambda t: t.clone(),
     "to": lambda t: t.to(torch.float64),
+    "contiguous": lambda t: t.T.contiguous(),
+    "reshape": lambda t: t.T.reshape(-1),
+    "flatten": lambda t: t[:, 1:].flatten(),
     "bool": lambda t: bool(t[0, 0] > 0),
     "repr": repr,
     "repr of a parameter": lambda t: repr(nn.Parameter(t)),
@@ -122,10 +125,13 @@ def test_shapes_and_aliases_need_no_values(look: str) -> None:
     del kept
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize("read", READS)
-def test_reads_get_the_values(read: str) -> None:
+def test_reads_get_the_values(read: str, mode: Callable[[], Any]) -> None:
+    if read == "grad" and mode is torch.inference_mode:
+        pytest.skip("there is none")
     expected = READS[read](value(0))
-    with fastinit.deferred(seed=1):
+    with mode(), fastinit.deferred(seed=1):
         kept = fastinit.normal_(torch.empty(3), key=0)
         tensor = nn.init.normal_(torch.full((8, 4), 1e9))  # which would show, if read
         got = READS[read](tensor)
