@@ -37,7 +37,7 @@ _DEFAULT_FUNCTIONS = (  # neither of these two changes what a function does
     torch._C._disabled_torch_function_impl,
 )
 _is_compiling = torch.compiler.is_dynamo_compiling
-_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_level_of_functorch = torch._C._functorch.maybe_current_level
 _FACTORY_OPTIONS = {"size", "dtype", "layout", "device", "requires_grad", "pin_memory", "generator"}
 _LIKE_OPTIONS = {"dtype", "layout", "device", "requires_grad", "memory_format"}
 
@@ -61,8 +61,9 @@ def takes(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_nested
         and forward_ad._current_level < 0
-        # vmap and grad have rules for stock's operators alone; torch.compile cannot look here.
-        and (_is_compiling() or not _is_wrapped(tensor))
+        # vmap and grad have rules for stock's operators alone, also on tensors made inside them;
+        # torch.compile cannot look here.
+        and (_is_compiling() or _level_of_functorch() is None)
     )
 
 

@@ -205,6 +205,45 @@ def test_vmap_and_forward_ad_keep_their_rules() -> None:
             assert tangent is None or not tangent.any()
 
 
+def made_with_randn(row: Tensor) -> Tensor:
+    return row + torch.randn(8)
+
+
+def made_with_rand_like(row: Tensor) -> Tensor:
+    return row + torch.rand_like(torch.zeros(8))
+
+
+def made_with_normal_(row: Tensor) -> Tensor:
+    return row + torch.empty(8).normal_()
+
+
+def made_with_init(row: Tensor) -> Tensor:
+    return row + nn.init.uniform_(torch.empty(8))
+
+
+@pytest.mark.parametrize(
+    "make", [made_with_randn, made_with_rand_like, made_with_normal_, made_with_init]
+)
+@pytest.mark.parametrize("randomness", ["error", "same", "different"])
+def test_tensors_made_under_vmap_are_as_random_as_it_says(
+    make: Callable[[Tensor], Tensor], randomness: str
+) -> None:
+    def rows() -> Tensor | str:
+        with seeded():
+            try:
+                return torch.vmap(make, randomness=randomness)(torch.zeros(4, 8))
+            except RuntimeError as refusal:
+                return str(refusal)
+
+    stock = rows()
+    with fastinit.patch():
+        patched = rows()
+    if isinstance(stock, str):
+        assert patched == stock
+    else:
+        assert isinstance(patched, Tensor) and torch.equal(patched, stock)
+
+
 class Answering(torch.Tensor):
     """Keeps the functions it is asked about."""
 
