@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -177,9 +178,11 @@ class Pending:
             return
         busy, self.busy = self.busy, True
         try:
-            with torch.no_grad(), _real():
-                for wave_of_records in waves:
-                    _run_wave(wave_of_records)
+            # The stack goes on to the end if one raises: nothing knows of these records any more.
+            with torch.no_grad(), _real(), ExitStack() as last_first:
+                for wave_of_records in reversed(waves):
+                    for run in _runs(wave_of_records):
+                        last_first.callback(run)
         finally:
             self.busy = busy
 
@@ -235,8 +238,9 @@ def _waves(records: list[Record]) -> list[int]:
     return waves
 
 
-def _run_wave(wave: list[tuple[Record, torch.UntypedStorage]]) -> None:
-    """Run records that touch nothing of each other's: fills at once, a device at a time."""
+def _runs(wave: list[tuple[Record, torch.UntypedStorage]]) -> list[Callable[[], object]]:
+    """What runs records that touch nothing of each other's: fills at once, a device at a time."""
+    runs: list[Callable[[], object]] = []
     fills: dict[torch.device, list[tuple[Tensor, Law, Words]]] = {}
     for record, storage in wave:
         place = record.place
@@ -246,9 +250,8 @@ def _run_wave(wave: list[tuple[Record, torch.UntypedStorage]]) -> None:
             fills.setdefault(storage.device, []).append((tensor, *record.fill))
         else:
             assert record.run is not None
-            record.run(tensor)
-    for batch in fills.values():
-        _laws.fill(batch)
+            runs.append(partial(record.run, tensor))
+    return runs + [partial(_laws.fill, batch) for batch in fills.values()]
 
 
 def bump_version(tensor: Tensor) -> None:

@@ -248,6 +248,29 @@ def test_leaving_by_an_exception_fills_what_waits() -> None:
     assert torch.equal(tensor, value(0))
 
 
+def test_one_failure_at_the_end_keeps_no_other_tensor_from_its_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    tensors = [torch.full((8, 4), 1e9) for _ in range(3)]
+
+    def run() -> None:
+        with fastinit.deferred(seed=1):
+            nn.init.normal_(tensors[0])
+            nn.init.orthogonal_(tensors[1])
+            nn.init.zeros_(tensors[1][0])  # after it, in the second wave
+            nn.init.normal_(tensors[2])
+            monkeypatch.setattr(torch, "geqrf", fail)
+
+    with pytest.raises(MemoryError):
+        run()
+    assert _pending.current() is None
+    assert torch.equal(tensors[0], value(0)) and torch.equal(tensors[2], value(2))
+    assert not tensors[1][0].any()
+
+
 def test_nested_scopes_keep_one_order() -> None:
     with fastinit.deferred(seed=1):
         tensor = nn.init.normal_(torch.empty(8, 4))
