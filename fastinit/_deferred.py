@@ -217,7 +217,8 @@ _covered_methods = CoveredMembers(
         for name in ("data_ptr", "const_data_ptr", "numpy", "tolist", "untyped_storage")
         if hasattr(torch.Tensor, name)
     ]
-    + [(torch.Tensor, "__dlpack__", _exposing), (torch.utils.dlpack, "to_dlpack", _exposing)]
+    + [(torch.Tensor, "__dlpack__", _exposing)]
+    + [(owner, "to_dlpack", _exposing) for owner in (torch, torch.utils.dlpack)]
 )
 
 

@@ -66,6 +66,7 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "dlpack capsule": lambda t: torch.utils.dlpack.from_dlpack(
         torch.utils.dlpack.to_dlpack(t)
     ).clone(),
+    "capsule of torch": lambda t: torch.from_dlpack(torch.to_dlpack(t)).clone(),
     "storage": lambda t: t.untyped_storage().tolist(),
     "typed storage": lambda t: list(t.storage()),
     "stack": lambda t: torch.stack([t, t]),
