@@ -123,6 +123,8 @@ def _overwrite(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     if not pending:
         return func(*args, **kwargs)
     target = args[0]
+    if target.layout is not torch.strided or target.is_nested:  # no one place in one storage
+        return _use(pending, func, args, kwargs)
     pending.flush(_tensors((args[1:], kwargs)))
     if not pending.survives_write(target):
         pending.flush([target])

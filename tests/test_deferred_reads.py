@@ -110,6 +110,18 @@ def gradient(tensor: Tensor) -> Tensor:
     return parameter.grad
 
 
+ELSEWHERE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda t: t.to_sparse(),
+    "csr": lambda t: t.to_sparse_csr(),
+    "mkldnn": lambda t: t.to_mkldnn(),
+    "nested": lambda t: torch.nested.nested_tensor([t, t[1:]]),
+    "view of what waits": lambda t: torch._nested_view_from_buffer(
+        t.view(-1), torch.tensor([[4, 4], [4, 4]]), torch.tensor([[4, 1], [4, 1]]),
+        torch.tensor([0, 16]),
+    ),
+}  # fmt: skip
+
+
 def alike(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
         return torch.equal(a, b)
@@ -153,6 +165,25 @@ def test_edits_find_and_keep_the_values(edit: str) -> None:
         EDITS[edit](tensor)
         assert not waits(tensor)
     assert torch.equal(tensor.nan_to_num(), expected.nan_to_num())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("kind", ELSEWHERE)
+@pytest.mark.parametrize("write", ["zero_", "fill_", "copy_"])
+def test_writes_to_tensors_of_another_make(kind: str, write: str) -> None:
+    def outcome(tensor: Tensor) -> object:
+        target = ELSEWHERE[kind](tensor)
+        argument = {"zero_": (), "fill_": (2.0,), "copy_": (target.clone(),)}[write]
+        try:
+            getattr(target, write)(*argument)
+        except (NotImplementedError, RuntimeError) as refusal:
+            return str(refusal)
+        parts = target.unbind() if target.is_nested else [target.to_dense()]
+        return [part.tolist() for part in parts]
+
+    expected = outcome(value(0))
+    with fastinit.deferred(seed=1):
+        assert outcome(nn.init.normal_(torch.empty(8, 4))) == expected
 
 
 def test_memory_known_to_others_is_filled_at_once() -> None:
