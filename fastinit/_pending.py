@@ -82,7 +82,9 @@ class Pending:
         return bool(self._storages)
 
     def accepts(self, tensor: Tensor) -> bool:
-        """Whether an initialization of `tensor` may wait: nobody sees its memory but torch."""
+        """Whether an initialization of `tensor` may wait: it is allowed at all, and nobody sees the
+        memory but torch.
+        """
         if (
             tensor.numel() == 0
             or tensor.device.type not in ("cpu", "cuda")
@@ -90,6 +92,7 @@ class Pending:
             or tensor.is_nested
             or tensor.is_conj()
             or tensor.is_neg()
+            or (tensor.is_inference() and not torch.is_inference_mode_enabled())  # autograd refuses
             or any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
         ):
             return False

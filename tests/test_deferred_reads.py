@@ -222,6 +222,8 @@ def test_other_threads_run_as_ever() -> None:
 
 
 def test_refusals_come_at_once_and_draw_nothing() -> None:
+    with torch.inference_mode():
+        inferred = torch.zeros(8, 4)
     with fastinit.deferred(seed=1):
         tensor = torch.zeros(8, 4)
         for bad in (
@@ -232,8 +234,13 @@ def test_refusals_come_at_once_and_draw_nothing() -> None:
             lambda: tensor.half().fill_(1e9),
             lambda: nn.init.normal_(tensor, generator="no"),  # type: ignore[arg-type]
             lambda: fastinit.normal_(tensor, region=fastinit.Region((3, 3), (0, 0))),
+            # autograd lets no inference tensor be written to outside of inference mode
+            lambda: nn.init.normal_(inferred),
+            lambda: nn.init.sparse_(inferred, 0.5),
+            lambda: nn.init.orthogonal_(inferred),
+            lambda: nn.init.zeros_(inferred),
         ):
             with pytest.raises((RuntimeError, ValueError, TypeError)):
                 bad()
-        assert not waits(tensor)
+        assert not waits(tensor) and not waits(inferred)
     assert not tensor.any()
