@@ -25,6 +25,7 @@ Run: TypeAlias = Callable[[Tensor], object]
 
 _storage_of = torch._C.TensorBase.untyped_storage  # what `_deferred` covers for everyone else
 _sweep_after = 1024  # storages noted, at least, before the dead are looked for
+_most_records = 512  # of one storage, as each new one may have to be held against all
 
 
 class Place(NamedTuple):
@@ -61,11 +62,12 @@ class Record(NamedTuple):
 class _Storage:
     """The records of one storage, in their order."""
 
-    __slots__ = ("exposed", "records", "reference")
+    __slots__ = ("end", "exposed", "records", "reference")
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
+        self.end = 0  # none of them ends beyond
         self.exposed = False  # somebody may look at the memory behind torch's back
 
 
@@ -118,7 +120,10 @@ class Pending:
             held = self._storages[storage._cdata] = _Storage(storage)
         record = _record(tensor, fill, run)
         _drop_covered(held, record)
+        if len(held.records) >= _most_records:
+            self._run([held])
         held.records.append(record)
+        held.end = max(held.end, record.end)
 
     def overwritten(self, tensor: Tensor) -> None:
         """Forget what was to be written to all of `tensor`, as something else has been."""
@@ -170,7 +175,7 @@ class Pending:
     def _run(self, storages: list[_Storage]) -> None:
         waves: list[list[tuple[Record, torch.UntypedStorage]]] = []
         for held in storages:
-            records, held.records = held.records, []
+            records, held.records, held.end = held.records, [], 0
             storage = _alive(held.reference) if records else None
             if storage is not None:
                 for wave, record in zip(_waves(records), records, strict=True):
@@ -223,7 +228,7 @@ def _distinct(place: Place) -> bool:
 
 
 def _drop_covered(held: _Storage, record: Record) -> None:
-    if held.records:
+    if record.begin < held.end:  # not simply behind all others
         held.records = [other for other in held.records if not record.covers(other)]
 
 
@@ -233,7 +238,7 @@ def _waves(records: list[Record]) -> list[int]:
     end = 0
     for i, record in enumerate(records):
         wave = 0
-        if record.begin < end:  # not simply behind all others
+        if record.begin < end:
             met = (waves[j] for j in range(i) if records[j].meets(record))
             wave = 1 + max(met, default=-1)
         waves.append(wave)

@@ -164,6 +164,33 @@ def test_parts_of_one_storage_are_filled_together() -> None:
     assert torch.equal(flat, expected)
 
 
+@pytest.mark.parametrize("order", ["forward", "backward"])
+def test_many_parts_of_one_storage_are_held_against_few_others(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    def counting(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+        def counted(a: Any, b: Any) -> bool:
+            nonlocal compared
+            compared += 1
+            return compare(a, b)
+
+        return counted
+
+    for name in ("covers", "meets"):
+        monkeypatch.setattr(_pending.Record, name, counting(getattr(_pending.Record, name)))
+    rows = range(3000)
+    drawn = []
+    for scope in (fastinit.patch, fastinit.deferred):
+        with scope(seed=1):
+            drawn.append(torch.zeros(3000, 4))
+            for row in rows if order == "forward" else reversed(rows):
+                drawn[-1][row].normal_()
+    assert torch.equal(*drawn)
+    assert compared <= (0 if order == "forward" else 3000 * 1000)
+
+
 def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
     with CountedDraws() as draws, fastinit.deferred(seed=1):
         gone = nn.init.normal_(torch.empty(1000))
