@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
@@ -25,6 +24,7 @@ from fastinit._keys import Key, can_draw_key, key_from_generator, keyed
 from fastinit._patch import patch
 from fastinit._pending import Pending
 from fastinit._routes import is_plain
+from fastinit._scopes import Scope
 
 Handler: TypeAlias = Callable[[Pending, Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -224,7 +224,7 @@ _covered_methods = CoveredMembers(
 )
 
 
-class deferred:  # noqa: N801  (used like a function)
+class deferred(Scope[ExitStack]):  # noqa: N801  (used like a function)
     """Record the initializations inside instead of running them; at the end run those that matter.
 
     Everything `patch` reaches is recorded, fastinit's own functions, and `zero_` and `fill_`. An
@@ -256,11 +256,13 @@ class deferred:  # noqa: N801  (used like a function)
         True
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self._seed = None if seed is None else Key(seed).seed
-        self._entered: list[ExitStack] = []
+    _ends_in_any_thread = False  # its mode is on the stack of the one that entered
 
-    def __enter__(self) -> deferred:
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+        self._seed = None if seed is None else Key(seed).seed
+
+    def _begin(self) -> ExitStack:
         with ExitStack() as stack:
             stack.enter_context(patch())
             if self._seed is not None:
@@ -276,13 +278,7 @@ class deferred:  # noqa: N801  (used like a function)
                 stack.enter_context(_Mode(pending))
             else:  # one order for all that waits in this thread
                 stack.callback(pending.flush_all)
-            self._entered.append(stack.pop_all())
-        return self
+            return stack.pop_all()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._entered.pop().close()
+    def _end(self, use: ExitStack) -> None:
+        use.close()

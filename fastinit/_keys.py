@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from numbers import Integral
-from types import TracebackType
 from typing import TypeAlias
 
 import torch
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from fastinit._extension import at_compile_time, native, untraceable
 from fastinit._regions import Region
+from fastinit._scopes import Scope
 
 _MASK64 = (1 << 64) - 1
 _SIGN64 = 1 << 63
@@ -227,7 +226,7 @@ def close_scope(scope: _Scope) -> None:
     _scope.set(_innermost())
 
 
-class keyed(ContextDecorator):  # noqa: N801  (used like a function)
+class keyed(Scope[_Scope]):  # noqa: N801  (used like a function)
     """Give every draw inside that names no key one of its own, derived from a seed.
 
     Formula: draw number n, from 0, takes `Key(seed).fold_in(n)`. Draws that name a key or a
@@ -254,20 +253,14 @@ class keyed(ContextDecorator):  # noqa: N801  (used like a function)
     """
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self._seed = Key(seed).seed
-        self._held = threading.local()  # one object may serve several threads, and itself inside
 
-    def __enter__(self) -> keyed:
-        self._held.__dict__.setdefault("scopes", []).append(open_scope(self._seed))
-        return self
+    def _begin(self) -> _Scope:
+        return open_scope(self._seed)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        close_scope(self._held.scopes.pop())
+    def _end(self, use: _Scope) -> None:
+        close_scope(use)
 
 
 def missing_key(tensor: Tensor) -> KeyLike | None:

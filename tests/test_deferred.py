@@ -5,6 +5,7 @@ do what nobody sees.
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -318,6 +319,28 @@ def test_one_object_can_be_entered_again() -> None:
         with scope:
             tensor = nn.init.normal_(torch.empty(8, 4))
         assert torch.equal(tensor, value(0))
+
+
+def test_one_object_serves_several_threads() -> None:
+    scope = fastinit.deferred(1)
+    inside, left = threading.Event(), threading.Event()
+    drawn = []
+
+    def work() -> None:
+        with scope:
+            tensor = nn.init.normal_(torch.empty(8, 4))
+            inside.set()
+            left.wait(60)
+            drawn.append(tensor)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(60)
+    with scope:
+        other = nn.init.normal_(torch.empty(8, 4))
+        left.set()
+        thread.join()
+    assert torch.equal(other, value(0)) and torch.equal(drawn[0], value(0))
 
 
 def test_draws_of_other_patches_and_keys_wait_too() -> None:

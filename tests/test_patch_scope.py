@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import subprocess
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -130,6 +131,14 @@ def test_a_plain_seed_ends_with_unpatch_from_another_thread() -> None:
     assert not torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_plain_seed_counts_where_it_is_entered() -> None:
+    scope = contextvars.copy_context().run(lambda: fastinit.patch(seed=3))
+    with scope:
+        drawn = nn.init.normal_(torch.empty(5))
+    assert torch.equal(drawn, fastinit.normal_(torch.empty(5), key=fastinit.Key(3).fold_in(0)))
+    assert not is_patched()
+
+
 def test_as_a_decorator() -> None:
     @fastinit.patch(seed=9)
     def build(depth: int) -> Tensor:
@@ -145,6 +154,75 @@ def test_as_a_decorator() -> None:
 
     with pytest.raises(TypeError, match="decorates functions"):
         fastinit.patch()(nn.Linear)
+
+
+@pytest.mark.parametrize("scope", [fastinit.patch, fastinit.keyed, fastinit.deferred])
+def test_every_scope_decorates_functions_and_nothing_else(scope: Any) -> None:
+    @scope(seed=9)
+    def build() -> Tensor:
+        return fastinit.normal_(torch.empty(5))
+
+    assert not is_patched()
+    expected = fastinit.normal_(torch.empty(5), key=fastinit.Key(9).fold_in(0))
+    assert torch.equal(build(), expected) and torch.equal(build(), expected)
+
+    async def coroutine() -> None: ...
+
+    async def asynchronous_generator() -> Any:
+        yield
+
+    def generator() -> Any:
+        yield
+
+    for function in (coroutine, asynchronous_generator, generator):  # would run after the end
+        with pytest.raises(TypeError, match="with statement inside"):
+            scope(seed=9)(function)
+    with pytest.raises(TypeError, match="on the class's __init__"):
+        scope(seed=9)(nn.Linear)
+    assert not is_patched()
+
+
+def in_another_thread(function: Callable[[], object]) -> BaseException | None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised[0] if raised else None
+
+
+def in_a_generator(scope: Any) -> Iterator[None]:
+    with scope:
+        yield
+
+
+@pytest.mark.parametrize("make", [fastinit.patch, fastinit.keyed])
+def test_a_generator_may_be_closed_in_another_thread(make: Any) -> None:
+    scope = make(seed=9)
+    fastinit.unpatch()
+    begun = in_a_generator(scope)
+    next(begun)
+    with scope:
+        pass
+    assert in_another_thread(lambda: next(begun, None)) is None
+    assert not is_patched()
+    before = torch.get_rng_state()
+    fastinit.normal_(torch.empty(5))
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_deferred_ends_where_it_was_entered() -> None:
+    scope = fastinit.deferred(seed=9)
+    with scope:
+        refusal = in_another_thread(lambda: scope.__exit__(None, None, None))
+        assert isinstance(refusal, RuntimeError) and "not entered in this thread" in str(refusal)
+    assert not is_patched()
 
 
 def test_one_object_serves_many_times() -> None:
