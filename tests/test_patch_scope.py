@@ -340,9 +340,11 @@ def test_somebody_elses_cover_over_ours_survives() -> None:
 CACHES = """
 import torch, fastinit
 with fastinit.patch():
+    torch.overrides.is_tensor_method_or_property(torch.Tensor.add_)
     with torch.device("meta"):
         torch.empty(3)
     torch.compile(lambda t: t.normal_() + torch.randn(3), backend="eager")(torch.empty(3))
+assert torch.overrides.is_tensor_method_or_property(torch.Tensor.normal_)
 with torch.device("meta"):
     assert torch.randn(3).is_meta
 f = torch.compile(lambda t: t.normal_() + torch.randn(3), backend="eager", fullgraph=True)
@@ -388,3 +390,15 @@ def test_scripting_still_finds_its_builtins() -> None:
     with fastinit.patch():
         scripted = torch.jit.script(nn.init._no_grad_normal_)
     assert isinstance(scripted, torch.jit.ScriptFunction | types.BuiltinFunctionType)
+
+
+def made_by_a_script() -> Tensor:
+    return torch.randn(3) + torch.rand_like(torch.zeros(3)).normal_()
+
+
+def test_scripts_find_operators_behind_the_covers() -> None:
+    known = dict(torch.jit._builtins._get_builtin_table())
+    with fastinit.patch():
+        scripted = torch.jit.script(made_by_a_script)
+    assert scripted().shape == (3,)
+    assert torch.jit._builtins._get_builtin_table() == known
