@@ -29,6 +29,7 @@ from fastinit._scopes import Scope
 Handler: TypeAlias = Callable[[Pending, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 aten = torch.ops.aten
+_empty = torch.empty  # also while a library has its own in torch
 
 # These look at the shape of their argument only. So do views.
 _SHAPE_ONLY = {
@@ -139,7 +140,7 @@ def _constant_fill(
     target, value = args[0], args[1:]  # nothing for zero_
     if kwargs or not target.dtype.is_floating_point or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
-    func(torch.empty(2, dtype=target.dtype), *value)  # refuses a value out of range
+    func(_empty(2, dtype=target.dtype), *value)  # refuses a value out of range
     pending.add_run(target, lambda tensor: func(tensor, *value))
     return target
 

@@ -21,6 +21,7 @@ from fastinit._regions import Region
 
 PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
 
+_empty = torch.empty  # also while a library has its own in torch
 _STREAM_ARGUMENTS = 5  # generator, key, key tensor, global shape, offsets
 
 _P = ParamSpec("_P")
@@ -255,7 +256,7 @@ def _has_no_values(local: Tensor) -> bool:
 
 def _draw(generator: torch.Generator) -> tuple[int, int]:
     """Two 64-bit words, as the compiled fills take them; the full range of int64 is `random64`."""
-    words = torch.empty(2, dtype=torch.int64, device="cpu")
+    words = _empty(2, dtype=torch.int64, device="cpu")
     seed, offset = words.random_(-(1 << 63), None, generator=generator).tolist()
     return seed, offset
 

@@ -26,6 +26,8 @@ from fastinit._scopes import Scope
 _MASK64 = (1 << 64) - 1
 _SIGN64 = 1 << 63
 
+_empty = torch.empty  # also while a library has its own in torch
+
 Stream: TypeAlias = tuple[
     torch.Generator | None,
     tuple[int, int] | None,
@@ -304,7 +306,7 @@ def key_from_generator(generator: torch.Generator | None, device: torch.device) 
     # An integer without bounds is random in every bit: these are two draws of 64 bits. Modes that
     # watch for random operators need not see them.
     with torch._C._DisableTorchDispatch():
-        words = torch.empty(2, dtype=torch.int64, device="cpu")
+        words = _empty(2, dtype=torch.int64, device="cpu")
         words.random_(-(1 << 63), None, generator=generator)
         seed, offset = torch._C.TensorBase.tolist(words)
     return seed, offset

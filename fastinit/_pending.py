@@ -23,6 +23,7 @@ from fastinit._laws import Law, Words
 
 Run: TypeAlias = Callable[[Tensor], object]
 
+_empty = torch.empty  # also while a library has its own in torch
 _storage_of = torch._C.TensorBase.untyped_storage  # what `_deferred` covers for everyone else
 _sweep_after = 1024  # storages noted, at least, before the dead are looked for
 _most_records = 512  # of one storage, as each new one may have to be held against all
@@ -252,7 +253,7 @@ def _runs(wave: list[tuple[Record, torch.UntypedStorage]]) -> list[Callable[[], 
     fills: dict[torch.device, list[tuple[Tensor, Law, Words]]] = {}
     for record, storage in wave:
         place = record.place
-        tensor = torch.empty(0, dtype=place.dtype, device=storage.device)
+        tensor = _empty(0, dtype=place.dtype, device=storage.device)
         tensor.set_(storage, place.offset, place.size, place.stride)
         if record.fill is not None:
             fills.setdefault(storage.device, []).append((tensor, *record.fill))

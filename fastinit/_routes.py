@@ -36,6 +36,7 @@ _DEFAULT_FUNCTIONS = (  # neither of these two changes what a function does
     Tensor.__torch_function__.__func__,  # type: ignore[attr-defined]
     torch._C._disabled_torch_function_impl,
 )
+_empty, _empty_like = torch.empty, torch.empty_like  # also while a library has its own in torch
 _is_compiling = torch.compiler.is_dynamo_compiling
 _level_of_functorch = torch._C._functorch.maybe_current_level
 _FACTORY_OPTIONS = {"size", "dtype", "layout", "device", "requires_grad", "pin_memory", "generator"}
@@ -140,11 +141,11 @@ def tensor_uniform(stock: Function) -> Function:
 
 
 def factory(ours: Function, stock: Function) -> Function:
-    """The stand-in for torch.randn or torch.rand; `ours` fills what torch.empty makes."""
+    """The stand-in for torch.randn or torch.rand; `ours` fills what `_empty` makes."""
 
     def stand_in(*size: object, **options: Any) -> Tensor:
         if options.keys() <= _FACTORY_OPTIONS and not _is_compiling():
-            made = _filled(ours, torch.empty, size, dict(options))
+            made = _filled(ours, _empty, size, dict(options))
             if made is not None:
                 return made
         result: Tensor = stock(*size, **options)
@@ -159,7 +160,7 @@ def like_factory(ours: Function, stock: Function) -> Function:
     def stand_in(*like: Any, **options: Any) -> Tensor:
         known = options.keys() <= _LIKE_OPTIONS and not _is_compiling()
         if known and len(like) == 1 and is_plain(type(like[0])):
-            made = _filled(ours, torch.empty_like, like, dict(options))
+            made = _filled(ours, _empty_like, like, dict(options))
             if made is not None:
                 return made
         result: Tensor = stock(*like, **options)

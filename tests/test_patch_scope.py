@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 import torch._dynamo  # which changes torch as it is imported
 from _clients import CountedDraws, unchanged
-from _patching import NAMES, OWNERS, draw, is_ours
+from _patching import NAMES, OWNERS, draw, is_ours, seeded
 from torch import Tensor, nn
 
 import fastinit
@@ -294,6 +295,32 @@ def test_signature_source_and_identity_stay() -> None:
         for name, function in functions.items():
             assert getattr(nn.init, name) is function
             assert (inspect.signature(function), inspect.getsource(function)) == told[name]
+
+
+@pytest.mark.parametrize("scope", [fastinit.patch, fastinit.deferred])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_guards_that_replace_factories_of_torch(
+    scope: Any, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As init_empty_weights(include_buffers=True) of accelerate does."""
+
+    def build() -> list[Tensor]:
+        with scope(seed=seed), seeded():
+            return [
+                torch.randn(8),
+                torch.rand_like(kept),
+                nn.init.orthogonal_(kept.clone()),
+                nn.init.constant_(kept.clone(), 2.0),
+            ]
+
+    kept = torch.ones(6, 4)
+    expected = build()
+    for name in ("empty", "zeros", "ones", "full", "empty_like"):
+        stock = getattr(torch, name)
+        monkeypatch.setattr(torch, name, functools.partial(stock, device="meta"))
+    made = build()
+    monkeypatch.undo()
+    assert all(map(torch.equal, made, expected))
 
 
 def test_a_client_imported_under_the_patch_keeps_nothing_of_it(
