@@ -129,6 +129,7 @@ _covered_members = CoveredMembers(
         (torch.Tensor, "uniform_", _routes.tensor_uniform),
         (torch, "randn", functools.partial(_routes.factory, init.normal_)),
         (torch, "rand", functools.partial(_routes.factory, init.uniform_)),
+        (torch, "normal", _routes.normal_factory),
         (torch, "randn_like", functools.partial(_routes.like_factory, init.normal_)),
         (torch, "rand_like", functools.partial(_routes.like_factory, init.uniform_)),
     )
@@ -157,10 +158,11 @@ class patch(Scope[_Application]):  # noqa: N801  (used like a function)
     """Have fastinit do the random initialization of code that calls torch's.
 
     Reached are the functions of `torch.nn.init`, wherever a reference to them was kept, and with
-    `tensor_methods` also `Tensor.normal_`, `Tensor.uniform_`, `torch.randn`, `torch.rand` and
-    their `_like` forms, where they are called through Tensor and torch. What fastinit does not
-    take goes to stock: integer and sparse tensors, other devices, types with a `__torch_function__`
-    or `__torch_dispatch__` of their own, and methods that autograd would record or refuse.
+    `tensor_methods` also `Tensor.normal_`, `Tensor.uniform_`, `torch.randn`, `torch.rand`, their
+    `_like` forms and `torch.normal` of two numbers, where they are called through Tensor and torch.
+    What fastinit does not take goes to stock: integer and sparse tensors, other devices, types with
+    a `__torch_function__` or `__torch_dispatch__` of their own, methods that autograd would record
+    or refuse, and all that is drawn inside `vmap` and `grad`.
 
     Use it in a with statement, as a decorator, or as a plain call that `unpatch` undoes. Patches
     nest; after the last, torch is as it was.

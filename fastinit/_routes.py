@@ -8,6 +8,7 @@ Must not know when a stand-in is in force, nor how it is put in place: that is `
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,6 +165,26 @@ def like_factory(ours: Function, stock: Function) -> Function:
             if made is not None:
                 return made
         result: Tensor = stock(*like, **options)
+        return result
+
+    return _named_as(stand_in, stock)
+
+
+def normal_factory(stock: Function) -> Function:
+    """The stand-in for torch.normal, as far as it is given two numbers and a size."""
+
+    def stand_in(*arguments: Any, **options: Any) -> Tensor:
+        named = dict(zip(("mean", "std", "size"), arguments, strict=False))
+        once = len(named) == len(arguments) and not named.keys() & options.keys()
+        rest = {**named, **options}
+        mean, std, size = (rest.pop(name, None) for name in ("mean", "std", "size"))
+        numbers = isinstance(mean, int | float) and isinstance(std, int | float)
+        known = once and rest.keys() <= _FACTORY_OPTIONS and not _is_compiling()
+        if known and numbers and isinstance(size, tuple | list):
+            made = _filled(partial(init.normal_, mean=mean, std=std), _empty, (size,), rest)
+            if made is not None:
+                return made
+        result: Tensor = stock(*arguments, **options)
         return result
 
     return _named_as(stand_in, stock)

@@ -126,6 +126,14 @@ METHODS: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor], object]]
     "rand": (lambda t: t.copy_(torch.rand((6, 8))), fastinit.uniform_),
     "randn_like": (lambda t: t.copy_(torch.randn_like(t)), fastinit.normal_),
     "rand_like": (lambda t: t.copy_(torch.rand_like(t)), fastinit.uniform_),
+    "normal": (
+        lambda t: t.copy_(torch.normal(1, 2.0, (6, 8))),
+        lambda t: fastinit.normal_(t, 1, 2),
+    ),
+    "normal of a named size": (
+        lambda t: t.copy_(torch.normal(1, std=2, size=[6, 8])),
+        lambda t: fastinit.normal_(t, 1, 2),
+    ),
 }
 
 
@@ -181,6 +189,34 @@ def test_what_fastinit_does_not_take_goes_to_stock() -> None:
         assert not draws.ours
         torch.randn(3, out=torch.empty(3))
     assert {"normal_", "exponential_", "random_"} == draws.stock.keys()
+
+
+NORMALS: dict[str, Callable[[], Tensor]] = {
+    "mean": lambda: torch.normal(torch.ones(3), 2.0),
+    "std": lambda: torch.normal(1.0, torch.ones(3)),
+    "both": lambda: torch.normal(torch.ones(3), torch.ones(3)),
+    "out": lambda: torch.normal(1.0, 2.0, (3,), out=torch.empty(3)),
+    "no size": lambda: torch.normal(1.0, 2.0),  # type: ignore[call-overload]
+    "an int for a size": lambda: torch.normal(1.0, 2.0, 3),  # type: ignore[call-overload]
+    "too much": lambda: torch.normal(1.0, 2.0, (3,), (3,)),  # type: ignore[call-overload]
+    "twice": lambda: torch.normal(1.0, 2.0, (3,), mean=1.0),  # type: ignore[call-overload]
+    "int": lambda: torch.normal(1.0, 2.0, (3,), dtype=torch.int32),
+    "negative": lambda: torch.normal(1.0, -2.0, (3,)),
+}
+
+
+@pytest.mark.parametrize("form", NORMALS)
+def test_other_forms_of_torch_normal_are_stocks(form: str) -> None:
+    def outcome() -> object:
+        with seeded():
+            try:
+                return NORMALS[form]().tolist()
+            except (TypeError, RuntimeError) as refusal:
+                return type(refusal), str(refusal)
+
+    stock = outcome()
+    with fastinit.patch():
+        assert outcome() == stock
 
 
 def test_autograd_refuses_and_records_methods_as_ever() -> None:
