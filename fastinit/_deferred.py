@@ -245,8 +245,8 @@ class deferred(Scope[ExitStack]):  # noqa: N801  (used like a function)
     taken when an initialization is recorded.
 
     It holds for the thread that enters it. Other threads, and C++ extensions that go past torch's
-    dispatcher, must not look at the tensors before the end. While a CUDA graph is captured, only
-    draws that have a key wait.
+    dispatcher, must not look at the tensors before the end. On CUDA only what would run in the
+    default stream waits, and so nothing while a graph is captured.
 
     Example:
         >>> import torch, fastinit

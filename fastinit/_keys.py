@@ -289,9 +289,8 @@ def _key_of_scope(compiling: bool) -> KeyLike | None:
 
 def can_draw_key(generator: torch.Generator | None, device: torch.device) -> bool:
     """Whether `key_from_generator` can stand in for a fill on this device."""
-    if device.type == "cuda":  # a capture has the state on the device
-        fits = generator is None or generator.device == device
-        return fits and not torch.cuda.is_current_stream_capturing()
+    if device.type == "cuda":
+        return generator is None or generator.device == device
     return device.type == "cpu"
 
 

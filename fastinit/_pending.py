@@ -8,8 +8,8 @@ not know how reads are noticed: that is `_deferred`'s.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -98,6 +98,8 @@ class Pending:
             or (tensor.is_inference() and not torch.is_inference_mode_enabled())  # autograd refuses
             or any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
         ):
+            return False
+        if tensor.device.type == "cuda" and not _on_default_stream(tensor.device):
             return False
         storage = _storage_of(tensor)
         held = self._storages.get(storage._cdata)
@@ -189,6 +191,8 @@ class Pending:
         try:
             # The stack goes on to the end if one raises: nothing knows of these records any more.
             with torch.no_grad(), _real(), ExitStack() as last_first:
+                for device in {storage.device for wave in waves for _, storage in wave}:
+                    last_first.enter_context(_in_order(device))
                 for wave_of_records in reversed(waves):
                     for run in _runs(wave_of_records):
                         last_first.callback(run)
@@ -200,6 +204,27 @@ def _real() -> AbstractContextManager[None]:
     """Puts off dispatch modes while one of them would make fakes of real tensors."""
     fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
     return nullcontext() if fake is None else _disable_current_modes()
+
+
+def _on_default_stream(device: torch.device) -> bool:
+    """Whether work queued now is in the default stream's order; no graph captures that stream."""
+    at_hand: torch.cuda.Stream = torch.cuda.current_stream(device)
+    return at_hand == torch.cuda.default_stream(device)
+
+
+@contextmanager
+def _in_order(device: torch.device) -> Iterator[None]:
+    """Queues where all that waits would have run, before what comes next in the stream at hand."""
+    if device.type != "cuda" or _on_default_stream(device):
+        yield
+        return
+    default = torch.cuda.default_stream(device)
+    try:
+        with torch.cuda.stream(default):
+            yield
+    finally:
+        if not torch.cuda.is_current_stream_capturing():  # a graph may wait for nothing outside
+            torch.cuda.current_stream(device).wait_stream(default)
 
 
 def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:

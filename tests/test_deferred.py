@@ -4,6 +4,7 @@ do what nobody sees.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import weakref
@@ -379,6 +380,51 @@ def test_a_fake_of_a_waiting_tensor_leaves_it_real() -> None:
             assert (tensor * 2).shape == (8, 4)
             tensor.data_ptr()
     assert torch.equal(tensor, value(0))
+
+
+class Stream:
+    """Stands in for one of CUDA, on machines that have none."""
+
+    waited_for: list[Stream]
+
+    def __init__(self) -> None:
+        self.waited_for = []
+
+    def wait_stream(self, other: Stream) -> None:
+        self.waited_for.append(other)
+
+
+def test_what_waits_on_cuda_keeps_the_order_of_the_default_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    default, side = Stream(), Stream()
+    at_hand = [default]
+    queued_in = []
+
+    @contextlib.contextmanager
+    def switched(stream: Stream) -> Iterator[None]:
+        at_hand.append(stream)
+        yield
+        at_hand.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: at_hand[-1])
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: default)
+    monkeypatch.setattr(torch.cuda, "stream", switched)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    in_order = _pending._in_order
+    monkeypatch.setattr(_pending, "_in_order", lambda _: in_order(torch.device("cuda", 0)))
+    pending = _pending.Pending()
+    with FakeTensorMode():
+        fake = torch.empty(3, device="cuda")
+    assert pending.accepts(fake)
+    tensor = torch.empty(3)
+    pending.add_run(tensor, lambda _: queued_in.append(at_hand[-1]))
+    with switched(side):
+        assert not pending.accepts(fake)
+        pending.flush([tensor])
+    assert queued_in == [default] and side.waited_for == [default]
 
 
 class Wrapper(torch.Tensor):
