@@ -66,6 +66,9 @@ class CoveredMembers(Change):
             cover = self._while_in_force(make(stock), stock)
             self._covered.append((owner, name, vars(owner).get(name, _MISSING), cover))
             self._stock_of[id(cover)] = stock
+            builtin = _builtins_of_scripts().get(id(stock))
+            if builtin is not None:
+                _builtins_of_scripts()[id(cover)] = builtin
             setattr(owner, name, cover)
 
     def _while_in_force(self, stand_in: Function, stock: Function) -> Function:
@@ -79,6 +82,7 @@ class CoveredMembers(Change):
 
     def undo(self) -> None:
         for owner, name, own, cover in self._covered:
+            _builtins_of_scripts().pop(id(cover), None)
             if vars(owner).get(name) is not cover:
                 continue  # somebody else's by now, and theirs to restore
             if own is _MISSING:
@@ -101,6 +105,13 @@ def _fill_caches_of_torch() -> None:
     """Have torch remember its functions by identity before any is covered."""
     torch.utils._device._device_constructors()
     torch.overrides.get_ignored_functions()
+    torch.overrides.is_tensor_method_or_property(torch.Tensor.normal_)  # asks for all the others
+
+
+def _builtins_of_scripts() -> dict[int, str]:
+    """What torch.jit.script takes for an operator, by identity."""
+    table: dict[int, str] = torch.jit._builtins._get_builtin_table()  # type: ignore[no-untyped-call]
+    return table
 
 
 def _compiler_knows_torch() -> bool:

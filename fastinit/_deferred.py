@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
@@ -25,12 +24,14 @@ from fastinit._keys import Key, can_draw_key, key_from_generator, keyed
 from fastinit._patch import patch
 from fastinit._pending import Pending
 from fastinit._routes import is_plain
+from fastinit._scopes import Scope
 
 Handler: TypeAlias = Callable[[Pending, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 aten = torch.ops.aten
+_empty = torch.empty  # also while a library has its own in torch
 
-# These look at the shape of their argument only. So do all views.
+# These look at the shape of their argument only. So do views.
 _SHAPE_ONLY = {
     aten.empty_like,
     aten.zeros_like,
@@ -97,9 +98,10 @@ def _handler(func: Any) -> Handler:
         return _constant_fill
     if func.overloadpacket in _OVERWRITES:
         return _overwrite
-    if func.is_view or func.overloadpacket in _SHAPE_ONLY:
+    if func.overloadpacket in _SHAPE_ONLY:
         return _unrelated
-    return _use
+    # Under inference_mode composites arrive whole, and those that may be a view may copy as well.
+    return _unrelated if func.is_view and not func._can_decompose() else _use
 
 
 def _unrelated(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -122,6 +124,8 @@ def _overwrite(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     if not pending:
         return func(*args, **kwargs)
     target = args[0]
+    if target.layout is not torch.strided or target.is_nested:  # no one place in one storage
+        return _use(pending, func, args, kwargs)
     pending.flush(_tensors((args[1:], kwargs)))
     if not pending.survives_write(target):
         pending.flush([target])
@@ -136,7 +140,7 @@ def _constant_fill(
     target, value = args[0], args[1:]  # nothing for zero_
     if kwargs or not target.dtype.is_floating_point or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
-    func(torch.empty(2, dtype=target.dtype), *value)  # refuses a value out of range
+    func(_empty(2, dtype=target.dtype), *value)  # refuses a value out of range
     pending.add_run(target, lambda tensor: func(tensor, *value))
     return target
 
@@ -217,11 +221,12 @@ _covered_methods = CoveredMembers(
         for name in ("data_ptr", "const_data_ptr", "numpy", "tolist", "untyped_storage")
         if hasattr(torch.Tensor, name)
     ]
-    + [(torch.Tensor, "__dlpack__", _exposing), (torch.utils.dlpack, "to_dlpack", _exposing)]
+    + [(torch.Tensor, "__dlpack__", _exposing)]
+    + [(owner, "to_dlpack", _exposing) for owner in (torch, torch.utils.dlpack)]
 )
 
 
-class deferred:  # noqa: N801  (used like a function)
+class deferred(Scope[ExitStack]):  # noqa: N801  (used like a function)
     """Record the initializations inside instead of running them; at the end run those that matter.
 
     Everything `patch` reaches is recorded, fastinit's own functions, and `zero_` and `fill_`. An
@@ -241,8 +246,8 @@ class deferred:  # noqa: N801  (used like a function)
     taken when an initialization is recorded.
 
     It holds for the thread that enters it. Other threads, and C++ extensions that go past torch's
-    dispatcher, must not look at the tensors before the end. While a CUDA graph is captured, only
-    draws that have a key wait.
+    dispatcher, must not look at the tensors before the end. On CUDA only what would run in the
+    default stream waits, and so nothing while a graph is captured.
 
     Example:
         >>> import torch, fastinit
@@ -253,11 +258,13 @@ class deferred:  # noqa: N801  (used like a function)
         True
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self._seed = None if seed is None else Key(seed).seed
-        self._entered: list[ExitStack] = []
+    _ends_in_any_thread = False  # its mode is on the stack of the one that entered
 
-    def __enter__(self) -> deferred:
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+        self._seed = None if seed is None else Key(seed).seed
+
+    def _begin(self) -> ExitStack:
         with ExitStack() as stack:
             stack.enter_context(patch())
             if self._seed is not None:
@@ -273,13 +280,7 @@ class deferred:  # noqa: N801  (used like a function)
                 stack.enter_context(_Mode(pending))
             else:  # one order for all that waits in this thread
                 stack.callback(pending.flush_all)
-            self._entered.append(stack.pop_all())
-        return self
+            return stack.pop_all()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._entered.pop().close()
+    def _end(self, use: ExitStack) -> None:
+        use.close()

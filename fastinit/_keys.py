@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from numbers import Integral
-from types import TracebackType
 from typing import TypeAlias
 
 import torch
@@ -23,9 +21,12 @@ from torch import Tensor
 
 from fastinit._extension import at_compile_time, native, untraceable
 from fastinit._regions import Region
+from fastinit._scopes import Scope
 
 _MASK64 = (1 << 64) - 1
 _SIGN64 = 1 << 63
+
+_empty = torch.empty  # also while a library has its own in torch
 
 Stream: TypeAlias = tuple[
     torch.Generator | None,
@@ -227,7 +228,7 @@ def close_scope(scope: _Scope) -> None:
     _scope.set(_innermost())
 
 
-class keyed(ContextDecorator):  # noqa: N801  (used like a function)
+class keyed(Scope[_Scope]):  # noqa: N801  (used like a function)
     """Give every draw inside that names no key one of its own, derived from a seed.
 
     Formula: draw number n, from 0, takes `Key(seed).fold_in(n)`. Draws that name a key or a
@@ -255,20 +256,14 @@ class keyed(ContextDecorator):  # noqa: N801  (used like a function)
     """
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self._seed = Key(seed).seed
-        self._held = threading.local()  # one object may serve several threads, and itself inside
 
-    def __enter__(self) -> keyed:
-        self._held.__dict__.setdefault("scopes", []).append(open_scope(self._seed))
-        return self
+    def _begin(self) -> _Scope:
+        return open_scope(self._seed)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        close_scope(self._held.scopes.pop())
+    def _end(self, use: _Scope) -> None:
+        close_scope(use)
 
 
 def missing_key(tensor: Tensor) -> KeyLike | None:
@@ -295,9 +290,8 @@ def _key_of_scope(compiling: bool) -> KeyLike | None:
 
 def can_draw_key(generator: torch.Generator | None, device: torch.device) -> bool:
     """Whether `key_from_generator` can stand in for a fill on this device."""
-    if device.type == "cuda":  # a capture has the state on the device
-        fits = generator is None or generator.device == device
-        return fits and not torch.cuda.is_current_stream_capturing()
+    if device.type == "cuda":
+        return generator is None or generator.device == device
     return device.type == "cpu"
 
 
@@ -312,7 +306,7 @@ def key_from_generator(generator: torch.Generator | None, device: torch.device) 
     # An integer without bounds is random in every bit: these are two draws of 64 bits. Modes that
     # watch for random operators need not see them.
     with torch._C._DisableTorchDispatch():
-        words = torch.empty(2, dtype=torch.int64, device="cpu")
+        words = _empty(2, dtype=torch.int64, device="cpu")
         words.random_(-(1 << 63), None, generator=generator)
         seed, offset = torch._C.TensorBase.tolist(words)
     return seed, offset

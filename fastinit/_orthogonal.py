@@ -27,6 +27,8 @@ from fastinit._fans import scaled
 from fastinit._keys import KeyLike, can_draw_key, key_from_generator, stream
 from fastinit._regions import Region, nothing_to_fill
 
+_empty = torch.empty  # also while a library has its own in torch
+
 
 def orthogonal_(
     tensor: Tensor,
@@ -174,9 +176,9 @@ def _orthogonal_matrix(like: Tensor, shape: torch.Size, source: tuple[Any, ...])
     rows, columns = shape[0], shape[1:].numel()
     # Column-major, as LAPACK wants it; linalg.qr would also copy R and reorder both factors.
     if rows < columns:
-        normal = torch.empty(rows, columns, dtype=dtype, device=like.device)
+        normal = _empty(rows, columns, dtype=dtype, device=like.device)
     else:
-        normal = torch.empty(columns, rows, dtype=dtype, device=like.device).mT
+        normal = _empty(columns, rows, dtype=dtype, device=like.device).mT
     ops(normal).normal_(normal, 0.0, 1.0, None, *source)
     reflectors, scales = torch.geqrf(normal.mT if rows < columns else normal)
     q = torch.linalg.householder_product(reflectors, scales)

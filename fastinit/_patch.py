@@ -13,7 +13,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from itertools import chain
-from types import CodeType, FunctionType, TracebackType
+from types import CodeType, FunctionType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -22,6 +22,7 @@ import torch.nn.init
 from fastinit import _routes, init
 from fastinit._changes import Change, CoveredMembers
 from fastinit._keys import Key, close_scope, open_scope
+from fastinit._scopes import Scope
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -128,6 +129,7 @@ _covered_members = CoveredMembers(
         (torch.Tensor, "uniform_", _routes.tensor_uniform),
         (torch, "randn", functools.partial(_routes.factory, init.normal_)),
         (torch, "rand", functools.partial(_routes.factory, init.uniform_)),
+        (torch, "normal", _routes.normal_factory),
         (torch, "randn_like", functools.partial(_routes.like_factory, init.normal_)),
         (torch, "rand_like", functools.partial(_routes.like_factory, init.uniform_)),
     )
@@ -152,14 +154,15 @@ class _Application:
             change.release()
 
 
-class patch:  # noqa: N801  (used like a function)
+class patch(Scope[_Application]):  # noqa: N801  (used like a function)
     """Have fastinit do the random initialization of code that calls torch's.
 
     Reached are the functions of `torch.nn.init`, wherever a reference to them was kept, and with
-    `tensor_methods` also `Tensor.normal_`, `Tensor.uniform_`, `torch.randn`, `torch.rand` and
-    their `_like` forms, where they are called through Tensor and torch. What fastinit does not
-    take goes to stock: integer and sparse tensors, other devices, types with a `__torch_function__`
-    or `__torch_dispatch__` of their own, and methods that autograd would record or refuse.
+    `tensor_methods` also `Tensor.normal_`, `Tensor.uniform_`, `torch.randn`, `torch.rand`, their
+    `_like` forms and `torch.normal` of two numbers, where they are called through Tensor and torch.
+    What fastinit does not take goes to stock: integer and sparse tensors, other devices, types with
+    a `__torch_function__` or `__torch_dispatch__` of their own, methods that autograd would record
+    or refuse, and all that is drawn inside `vmap` and `grad`.
 
     Use it in a with statement, as a decorator, or as a plain call that `unpatch` undoes. Patches
     nest; after the last, torch is as it was.
@@ -187,57 +190,32 @@ class patch:  # noqa: N801  (used like a function)
     """
 
     def __init__(self, *, seed: int | None = None, tensor_methods: bool = True) -> None:
+        super().__init__()
         self._options = (None if seed is None else Key(seed).seed, tensor_methods)
-        self._thread = threading.get_ident()
-        self._entered = threading.local()  # one object may serve several threads
         self._plain: _Application | None = _Application(*self._options)
         with _lock:
             _plain_calls.append(self)
 
-    def __enter__(self) -> patch:
-        application = self._take_back()
-        if application is not None and self._thread != threading.get_ident():
-            application.undo()
-            application = None
-        stack = self._entered.__dict__.setdefault("applications", [])
-        stack.append(application or _Application(*self._options))
-        return self
+    def _begin(self) -> _Application:
+        application = _Application(*self._options)  # for the context at hand, whoever called
+        self._end_plain()
+        return application
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._entered.applications.pop().undo()
+    def _end(self, use: _Application) -> None:
+        use.undo()
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """`function`, under this patch at each call."""
-        application = self._take_back()
-        if application is not None:
-            application.undo()
-        if isinstance(function, type) or not callable(function):
-            raise TypeError(
-                f"patch() decorates functions, got {function!r}; use it on the class's __init__"
-            )
+        self._end_plain()
+        return super().__call__(function)
 
-        @functools.wraps(function)
-        def patched(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            application = _Application(*self._options)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                application.undo()
-
-        return patched
-
-    def _take_back(self) -> _Application | None:
-        """What the call itself applied, if it has neither been entered nor undone since."""
+    def _end_plain(self) -> None:
+        """Undo what the call itself applied, if it has neither been entered nor undone since."""
         with _lock:
             application, self._plain = self._plain, None
             if application is not None:
                 _plain_calls.remove(self)
-            return application
+                application.undo()
 
 
 _plain_calls: list[patch] = []
@@ -252,6 +230,5 @@ def unpatch() -> None:
         >>> fastinit.unpatch()
     """
     with _lock:
-        application = _plain_calls[-1]._take_back() if _plain_calls else None
-    if application is not None:
-        application.undo()
+        if _plain_calls:
+            _plain_calls[-1]._end_plain()

@@ -8,8 +8,9 @@ not know how reads are noticed: that is `_deferred`'s.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -22,8 +23,10 @@ from fastinit._laws import Law, Words
 
 Run: TypeAlias = Callable[[Tensor], object]
 
+_empty = torch.empty  # also while a library has its own in torch
 _storage_of = torch._C.TensorBase.untyped_storage  # what `_deferred` covers for everyone else
 _sweep_after = 1024  # storages noted, at least, before the dead are looked for
+_most_records = 512  # of one storage, as each new one may have to be held against all
 
 
 class Place(NamedTuple):
@@ -60,11 +63,12 @@ class Record(NamedTuple):
 class _Storage:
     """The records of one storage, in their order."""
 
-    __slots__ = ("exposed", "records", "reference")
+    __slots__ = ("end", "exposed", "records", "reference")
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
+        self.end = 0  # none of them ends beyond
         self.exposed = False  # somebody may look at the memory behind torch's back
 
 
@@ -81,7 +85,9 @@ class Pending:
         return bool(self._storages)
 
     def accepts(self, tensor: Tensor) -> bool:
-        """Whether an initialization of `tensor` may wait: nobody sees its memory but torch."""
+        """Whether an initialization of `tensor` may wait: it is allowed at all, and nobody sees the
+        memory but torch.
+        """
         if (
             tensor.numel() == 0
             or tensor.device.type not in ("cpu", "cuda")
@@ -89,8 +95,11 @@ class Pending:
             or tensor.is_nested
             or tensor.is_conj()
             or tensor.is_neg()
+            or (tensor.is_inference() and not torch.is_inference_mode_enabled())  # autograd refuses
             or any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
         ):
+            return False
+        if tensor.device.type == "cuda" and not _on_default_stream(tensor.device):
             return False
         storage = _storage_of(tensor)
         held = self._storages.get(storage._cdata)
@@ -114,7 +123,10 @@ class Pending:
             held = self._storages[storage._cdata] = _Storage(storage)
         record = _record(tensor, fill, run)
         _drop_covered(held, record)
+        if len(held.records) >= _most_records:
+            self._run([held])
         held.records.append(record)
+        held.end = max(held.end, record.end)
 
     def overwritten(self, tensor: Tensor) -> None:
         """Forget what was to be written to all of `tensor`, as something else has been."""
@@ -166,7 +178,7 @@ class Pending:
     def _run(self, storages: list[_Storage]) -> None:
         waves: list[list[tuple[Record, torch.UntypedStorage]]] = []
         for held in storages:
-            records, held.records = held.records, []
+            records, held.records, held.end = held.records, [], 0
             storage = _alive(held.reference) if records else None
             if storage is not None:
                 for wave, record in zip(_waves(records), records, strict=True):
@@ -177,9 +189,13 @@ class Pending:
             return
         busy, self.busy = self.busy, True
         try:
-            with torch.no_grad(), _real():
-                for wave_of_records in waves:
-                    _run_wave(wave_of_records)
+            # The stack goes on to the end if one raises: nothing knows of these records any more.
+            with torch.no_grad(), _real(), ExitStack() as last_first:
+                for device in {storage.device for wave in waves for _, storage in wave}:
+                    last_first.enter_context(_in_order(device))
+                for wave_of_records in reversed(waves):
+                    for run in _runs(wave_of_records):
+                        last_first.callback(run)
         finally:
             self.busy = busy
 
@@ -188,6 +204,27 @@ def _real() -> AbstractContextManager[None]:
     """Puts off dispatch modes while one of them would make fakes of real tensors."""
     fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
     return nullcontext() if fake is None else _disable_current_modes()
+
+
+def _on_default_stream(device: torch.device) -> bool:
+    """Whether work queued now is in the default stream's order; no graph captures that stream."""
+    at_hand: torch.cuda.Stream = torch.cuda.current_stream(device)
+    return at_hand == torch.cuda.default_stream(device)
+
+
+@contextmanager
+def _in_order(device: torch.device) -> Iterator[None]:
+    """Queues where all that waits would have run, before what comes next in the stream at hand."""
+    if device.type != "cuda" or _on_default_stream(device):
+        yield
+        return
+    default = torch.cuda.default_stream(device)
+    try:
+        with torch.cuda.stream(default):
+            yield
+    finally:
+        if not torch.cuda.is_current_stream_capturing():  # a graph may wait for nothing outside
+            torch.cuda.current_stream(device).wait_stream(default)
 
 
 def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:
@@ -217,7 +254,7 @@ def _distinct(place: Place) -> bool:
 
 
 def _drop_covered(held: _Storage, record: Record) -> None:
-    if held.records:
+    if record.begin < held.end:  # not simply behind all others
         held.records = [other for other in held.records if not record.covers(other)]
 
 
@@ -227,7 +264,7 @@ def _waves(records: list[Record]) -> list[int]:
     end = 0
     for i, record in enumerate(records):
         wave = 0
-        if record.begin < end:  # not simply behind all others
+        if record.begin < end:
             met = (waves[j] for j in range(i) if records[j].meets(record))
             wave = 1 + max(met, default=-1)
         waves.append(wave)
@@ -235,20 +272,20 @@ def _waves(records: list[Record]) -> list[int]:
     return waves
 
 
-def _run_wave(wave: list[tuple[Record, torch.UntypedStorage]]) -> None:
-    """Run records that touch nothing of each other's: fills at once, a device at a time."""
+def _runs(wave: list[tuple[Record, torch.UntypedStorage]]) -> list[Callable[[], object]]:
+    """What runs records that touch nothing of each other's: fills at once, a device at a time."""
+    runs: list[Callable[[], object]] = []
     fills: dict[torch.device, list[tuple[Tensor, Law, Words]]] = {}
     for record, storage in wave:
         place = record.place
-        tensor = torch.empty(0, dtype=place.dtype, device=storage.device)
+        tensor = _empty(0, dtype=place.dtype, device=storage.device)
         tensor.set_(storage, place.offset, place.size, place.stride)
         if record.fill is not None:
             fills.setdefault(storage.device, []).append((tensor, *record.fill))
         else:
             assert record.run is not None
-            record.run(tensor)
-    for batch in fills.values():
-        _laws.fill(batch)
+            runs.append(partial(record.run, tensor))
+    return runs + [partial(_laws.fill, batch) for batch in fills.values()]
 
 
 def bump_version(tensor: Tensor) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -38,8 +39,9 @@ _DEFAULT_FUNCTIONS = (  # neither of these two changes what a function does
     Tensor.__torch_function__.__func__,  # type: ignore[attr-defined]
     torch._C._disabled_torch_function_impl,
 )
+_empty, _empty_like = torch.empty, torch.empty_like  # also while a library has its own in torch
 _is_compiling = torch.compiler.is_dynamo_compiling
-_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_level_of_functorch = torch._C._functorch.maybe_current_level
 _FACTORY_OPTIONS = {"size", "dtype", "layout", "device", "requires_grad", "pin_memory", "generator"}
 _LIKE_OPTIONS = {"dtype", "layout", "device", "requires_grad", "memory_format"}
 
@@ -63,8 +65,9 @@ def takes(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_nested
         and forward_ad._current_level < 0
-        # vmap and grad have rules for stock's operators alone; torch.compile cannot look here.
-        and (_is_compiling() or not _is_wrapped(tensor))
+        # vmap and grad have rules for stock's operators alone, also on tensors made inside them;
+        # torch.compile cannot look here.
+        and (_is_compiling() or _level_of_functorch() is None)
     )
 
 
@@ -141,12 +144,12 @@ def tensor_uniform(stock: Function) -> Function:
 
 
 def factory(ours: Function, stock: Function) -> Function:
-    """The stand-in for torch.randn or torch.rand; `ours` fills what torch.empty makes."""
+    """The stand-in for torch.randn or torch.rand; `ours` fills what `_empty` makes."""
 
     def stand_in(*size: object, **options: Any) -> Tensor:
         known = options.keys() <= _FACTORY_OPTIONS and not _is_compiling()
         if known and not _is_for_dtensor(sys._getframe()):
-            made = _filled(ours, torch.empty, size, dict(options))
+            made = _filled(ours, _empty, size, dict(options))
             if made is not None:
                 return made
         result: Tensor = stock(*size, **options)
@@ -175,10 +178,30 @@ def like_factory(ours: Function, stock: Function) -> Function:
     def stand_in(*like: Any, **options: Any) -> Tensor:
         known = options.keys() <= _LIKE_OPTIONS and not _is_compiling()
         if known and len(like) == 1 and is_plain(type(like[0])):
-            made = _filled(ours, torch.empty_like, like, dict(options))
+            made = _filled(ours, _empty_like, like, dict(options))
             if made is not None:
                 return made
         result: Tensor = stock(*like, **options)
+        return result
+
+    return _named_as(stand_in, stock)
+
+
+def normal_factory(stock: Function) -> Function:
+    """The stand-in for torch.normal, as far as it is given two numbers and a size."""
+
+    def stand_in(*arguments: Any, **options: Any) -> Tensor:
+        named = dict(zip(("mean", "std", "size"), arguments, strict=False))
+        once = len(named) == len(arguments) and not named.keys() & options.keys()
+        rest = {**named, **options}
+        mean, std, size = (rest.pop(name, None) for name in ("mean", "std", "size"))
+        numbers = isinstance(mean, int | float) and isinstance(std, int | float)
+        known = once and rest.keys() <= _FACTORY_OPTIONS and not _is_compiling()
+        if known and numbers and isinstance(size, tuple | list):
+            made = _filled(partial(init.normal_, mean=mean, std=std), _empty, (size,), rest)
+            if made is not None:
+                return made
+        result: Tensor = stock(*arguments, **options)
         return result
 
     return _named_as(stand_in, stock)

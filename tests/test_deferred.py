@@ -4,7 +4,9 @@ do what nobody sees.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -164,6 +166,33 @@ def test_parts_of_one_storage_are_filled_together() -> None:
     assert torch.equal(flat, expected)
 
 
+@pytest.mark.parametrize("order", ["forward", "backward"])
+def test_many_parts_of_one_storage_are_held_against_few_others(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    def counting(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+        def counted(a: Any, b: Any) -> bool:
+            nonlocal compared
+            compared += 1
+            return compare(a, b)
+
+        return counted
+
+    for name in ("covers", "meets"):
+        monkeypatch.setattr(_pending.Record, name, counting(getattr(_pending.Record, name)))
+    rows = range(3000)
+    drawn = []
+    for scope in (fastinit.patch, fastinit.deferred):
+        with scope(seed=1):
+            drawn.append(torch.zeros(3000, 4))
+            for row in rows if order == "forward" else reversed(rows):
+                drawn[-1][row].normal_()
+    assert torch.equal(*drawn)
+    assert compared <= (0 if order == "forward" else 3000 * 1000)
+
+
 def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
     with CountedDraws() as draws, fastinit.deferred(seed=1):
         gone = nn.init.normal_(torch.empty(1000))
@@ -248,6 +277,29 @@ def test_leaving_by_an_exception_fills_what_waits() -> None:
     assert torch.equal(tensor, value(0))
 
 
+def test_one_failure_at_the_end_keeps_no_other_tensor_from_its_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    tensors = [torch.full((8, 4), 1e9) for _ in range(3)]
+
+    def run() -> None:
+        with fastinit.deferred(seed=1):
+            nn.init.normal_(tensors[0])
+            nn.init.orthogonal_(tensors[1])
+            nn.init.zeros_(tensors[1][0])  # after it, in the second wave
+            nn.init.normal_(tensors[2])
+            monkeypatch.setattr(torch, "geqrf", fail)
+
+    with pytest.raises(MemoryError):
+        run()
+    assert _pending.current() is None
+    assert torch.equal(tensors[0], value(0)) and torch.equal(tensors[2], value(2))
+    assert not tensors[1][0].any()
+
+
 def test_nested_scopes_keep_one_order() -> None:
     with fastinit.deferred(seed=1):
         tensor = nn.init.normal_(torch.empty(8, 4))
@@ -268,6 +320,28 @@ def test_one_object_can_be_entered_again() -> None:
         with scope:
             tensor = nn.init.normal_(torch.empty(8, 4))
         assert torch.equal(tensor, value(0))
+
+
+def test_one_object_serves_several_threads() -> None:
+    scope = fastinit.deferred(1)
+    inside, left = threading.Event(), threading.Event()
+    drawn = []
+
+    def work() -> None:
+        with scope:
+            tensor = nn.init.normal_(torch.empty(8, 4))
+            inside.set()
+            left.wait(60)
+            drawn.append(tensor)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(60)
+    with scope:
+        other = nn.init.normal_(torch.empty(8, 4))
+        left.set()
+        thread.join()
+    assert torch.equal(other, value(0)) and torch.equal(drawn[0], value(0))
 
 
 def test_draws_of_other_patches_and_keys_wait_too() -> None:
@@ -306,6 +380,51 @@ def test_a_fake_of_a_waiting_tensor_leaves_it_real() -> None:
             assert (tensor * 2).shape == (8, 4)
             tensor.data_ptr()
     assert torch.equal(tensor, value(0))
+
+
+class Stream:
+    """Stands in for one of CUDA, on machines that have none."""
+
+    waited_for: list[Stream]
+
+    def __init__(self) -> None:
+        self.waited_for = []
+
+    def wait_stream(self, other: Stream) -> None:
+        self.waited_for.append(other)
+
+
+def test_what_waits_on_cuda_keeps_the_order_of_the_default_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    default, side = Stream(), Stream()
+    at_hand = [default]
+    queued_in = []
+
+    @contextlib.contextmanager
+    def switched(stream: Stream) -> Iterator[None]:
+        at_hand.append(stream)
+        yield
+        at_hand.pop()
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: at_hand[-1])
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: default)
+    monkeypatch.setattr(torch.cuda, "stream", switched)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    in_order = _pending._in_order
+    monkeypatch.setattr(_pending, "_in_order", lambda _: in_order(torch.device("cuda", 0)))
+    pending = _pending.Pending()
+    with FakeTensorMode():
+        fake = torch.empty(3, device="cuda")
+    assert pending.accepts(fake)
+    tensor = torch.empty(3)
+    pending.add_run(tensor, lambda _: queued_in.append(at_hand[-1]))
+    with switched(side):
+        assert not pending.accepts(fake)
+        pending.flush([tensor])
+    assert queued_in == [default] and side.waited_for == [default]
 
 
 class Wrapper(torch.Tensor):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from collections.abc import Callable
@@ -98,6 +99,32 @@ def nested(machine: Machine, a: Tensor, b: Tensor, k: int) -> None:
         nn.init.uniform_(b[:2])
 
 
+def failed(machine: Machine, a: Tensor, b: Tensor, k: int) -> None:
+    with (
+        contextlib.suppress(KeyError),
+        fastinit.deferred(seed=k) if machine.deferring else fastinit.patch(seed=k),
+    ):
+        nn.init.normal_(a)
+        nn.init.orthogonal_(b)
+        raise KeyError
+
+
+def inferred(machine: Machine, a: Tensor, b: Tensor, k: int) -> None:
+    with torch.inference_mode():
+        made = nn.init.normal_(torch.empty(3, 4))
+        FILLS[k % len(FILLS)](a, k % 7)  # no part: views lose their version under any dispatch mode
+        for tensor in (a, made):
+            read = [tensor.to(torch.float64), tensor.T.contiguous(), tensor.T.reshape(-1)]
+            machine.read += [bytes_of(copied) for copied in read]
+
+
+def sparse(machine: Machine, a: Tensor, b: Tensor, k: int) -> list[Any]:
+    target = a.detach().to_sparse()
+    nn.init.normal_(b)
+    target.zero_() if k % 2 else target.copy_(b.detach().to_sparse())
+    return target.to_dense().tolist()
+
+
 def part(tensor: Tensor, k: int) -> Tensor:
     """One of the ways to look at some of a tensor, or all of it."""
     ways: list[Callable[[], Tensor]] = [
@@ -161,6 +188,9 @@ STEPS: dict[str, Callable[[Machine, Tensor, Tensor, int], Any]] = {
     "set": lambda m, a, b, k: torch.empty(0, dtype=a.dtype).set_(a),
     "swap": lambda m, a, b, k: void(torch.utils.swap_tensors(a, b) if type(a) is type(b) else 0),
     "nested": nested,
+    "failed": failed,
+    "inferred": inferred,
+    "sparse": sparse,
     "randn": lambda m, a, b, k: torch.randn(3, 4) if k % 2 else torch.rand_like(a),
     "state": lambda m, a, b, k: torch.get_rng_state().sum().item(),
 }

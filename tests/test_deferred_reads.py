@@ -46,6 +46,9 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "add": lambda t: t + 1,
     "clone": lambda t: t.clone(),
     "to": lambda t: t.to(torch.float64),
+    "contiguous": lambda t: t.T.contiguous(),
+    "reshape": lambda t: t.T.reshape(-1),
+    "flatten": lambda t: t[:, 1:].flatten(),
     "bool": lambda t: bool(t[0, 0] > 0),
     "repr": repr,
     "repr of a parameter": lambda t: repr(nn.Parameter(t)),
@@ -63,6 +66,7 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "dlpack capsule": lambda t: torch.utils.dlpack.from_dlpack(
         torch.utils.dlpack.to_dlpack(t)
     ).clone(),
+    "capsule of torch": lambda t: torch.from_dlpack(torch.to_dlpack(t)).clone(),
     "storage": lambda t: t.untyped_storage().tolist(),
     "typed storage": lambda t: list(t.storage()),
     "stack": lambda t: torch.stack([t, t]),
@@ -106,6 +110,18 @@ def gradient(tensor: Tensor) -> Tensor:
     return parameter.grad
 
 
+ELSEWHERE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda t: t.to_sparse(),
+    "csr": lambda t: t.to_sparse_csr(),
+    "mkldnn": lambda t: t.to_mkldnn(),
+    "nested": lambda t: torch.nested.nested_tensor([t, t[1:]]),
+    "view of what waits": lambda t: torch._nested_view_from_buffer(
+        t.view(-1), torch.tensor([[4, 4], [4, 4]]), torch.tensor([[4, 1], [4, 1]]),
+        torch.tensor([0, 16]),
+    ),
+}  # fmt: skip
+
+
 def alike(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
         return torch.equal(a, b)
@@ -122,10 +138,13 @@ def test_shapes_and_aliases_need_no_values(look: str) -> None:
     del kept
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
 @pytest.mark.parametrize("read", READS)
-def test_reads_get_the_values(read: str) -> None:
+def test_reads_get_the_values(read: str, mode: Callable[[], Any]) -> None:
+    if read == "grad" and mode is torch.inference_mode:
+        pytest.skip("there is none")
     expected = READS[read](value(0))
-    with fastinit.deferred(seed=1):
+    with mode(), fastinit.deferred(seed=1):
         kept = fastinit.normal_(torch.empty(3), key=0)
         tensor = nn.init.normal_(torch.full((8, 4), 1e9))  # which would show, if read
         got = READS[read](tensor)
@@ -146,6 +165,25 @@ def test_edits_find_and_keep_the_values(edit: str) -> None:
         EDITS[edit](tensor)
         assert not waits(tensor)
     assert torch.equal(tensor.nan_to_num(), expected.nan_to_num())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse", "ignore:The PyTorch API of nested")
+@pytest.mark.parametrize("kind", ELSEWHERE)
+@pytest.mark.parametrize("write", ["zero_", "fill_", "copy_"])
+def test_writes_to_tensors_of_another_make(kind: str, write: str) -> None:
+    def outcome(tensor: Tensor) -> object:
+        target = ELSEWHERE[kind](tensor)
+        argument = {"zero_": (), "fill_": (2.0,), "copy_": (target.clone(),)}[write]
+        try:
+            getattr(target, write)(*argument)
+        except (NotImplementedError, RuntimeError) as refusal:
+            return str(refusal)
+        parts = target.unbind() if target.is_nested else [target.to_dense()]
+        return [part.tolist() for part in parts]
+
+    expected = outcome(value(0))
+    with fastinit.deferred(seed=1):
+        assert outcome(nn.init.normal_(torch.empty(8, 4))) == expected
 
 
 def test_memory_known_to_others_is_filled_at_once() -> None:
@@ -184,6 +222,8 @@ def test_other_threads_run_as_ever() -> None:
 
 
 def test_refusals_come_at_once_and_draw_nothing() -> None:
+    with torch.inference_mode():
+        inferred = torch.zeros(8, 4)
     with fastinit.deferred(seed=1):
         tensor = torch.zeros(8, 4)
         for bad in (
@@ -194,8 +234,13 @@ def test_refusals_come_at_once_and_draw_nothing() -> None:
             lambda: tensor.half().fill_(1e9),
             lambda: nn.init.normal_(tensor, generator="no"),  # type: ignore[arg-type]
             lambda: fastinit.normal_(tensor, region=fastinit.Region((3, 3), (0, 0))),
+            # autograd lets no inference tensor be written to outside of inference mode
+            lambda: nn.init.normal_(inferred),
+            lambda: nn.init.sparse_(inferred, 0.5),
+            lambda: nn.init.orthogonal_(inferred),
+            lambda: nn.init.zeros_(inferred),
         ):
             with pytest.raises((RuntimeError, ValueError, TypeError)):
                 bad()
-        assert not waits(tensor)
+        assert not waits(tensor) and not waits(inferred)
     assert not tensor.any()

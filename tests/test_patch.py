@@ -126,6 +126,14 @@ METHODS: dict[str, tuple[Callable[[Tensor], object], Callable[[Tensor], object]]
     "rand": (lambda t: t.copy_(torch.rand((6, 8))), fastinit.uniform_),
     "randn_like": (lambda t: t.copy_(torch.randn_like(t)), fastinit.normal_),
     "rand_like": (lambda t: t.copy_(torch.rand_like(t)), fastinit.uniform_),
+    "normal": (
+        lambda t: t.copy_(torch.normal(1, 2.0, (6, 8))),
+        lambda t: fastinit.normal_(t, 1, 2),
+    ),
+    "normal of a named size": (
+        lambda t: t.copy_(torch.normal(1, std=2, size=[6, 8])),
+        lambda t: fastinit.normal_(t, 1, 2),
+    ),
 }
 
 
@@ -183,6 +191,34 @@ def test_what_fastinit_does_not_take_goes_to_stock() -> None:
     assert {"normal_", "exponential_", "random_"} == draws.stock.keys()
 
 
+NORMALS: dict[str, Callable[[], Tensor]] = {
+    "mean": lambda: torch.normal(torch.ones(3), 2.0),
+    "std": lambda: torch.normal(1.0, torch.ones(3)),
+    "both": lambda: torch.normal(torch.ones(3), torch.ones(3)),
+    "out": lambda: torch.normal(1.0, 2.0, (3,), out=torch.empty(3)),
+    "no size": lambda: torch.normal(1.0, 2.0),  # type: ignore[call-overload]
+    "an int for a size": lambda: torch.normal(1.0, 2.0, 3),  # type: ignore[call-overload]
+    "too much": lambda: torch.normal(1.0, 2.0, (3,), (3,)),  # type: ignore[call-overload]
+    "twice": lambda: torch.normal(1.0, 2.0, (3,), mean=1.0),  # type: ignore[call-overload]
+    "int": lambda: torch.normal(1.0, 2.0, (3,), dtype=torch.int32),
+    "negative": lambda: torch.normal(1.0, -2.0, (3,)),
+}
+
+
+@pytest.mark.parametrize("form", NORMALS)
+def test_other_forms_of_torch_normal_are_stocks(form: str) -> None:
+    def outcome() -> object:
+        with seeded():
+            try:
+                return NORMALS[form]().tolist()
+            except (TypeError, RuntimeError) as refusal:
+                return type(refusal), str(refusal)
+
+    stock = outcome()
+    with fastinit.patch():
+        assert outcome() == stock
+
+
 def test_autograd_refuses_and_records_methods_as_ever() -> None:
     with fastinit.patch():
         with pytest.raises(RuntimeError, match="leaf Variable"):
@@ -203,6 +239,45 @@ def test_vmap_and_forward_ad_keep_their_rules() -> None:
             nn.init.normal_(dual)
             tangent = torch.autograd.forward_ad.unpack_dual(dual).tangent
             assert tangent is None or not tangent.any()
+
+
+def made_with_randn(row: Tensor) -> Tensor:
+    return row + torch.randn(8)
+
+
+def made_with_rand_like(row: Tensor) -> Tensor:
+    return row + torch.rand_like(torch.zeros(8))
+
+
+def made_with_normal_(row: Tensor) -> Tensor:
+    return row + torch.empty(8).normal_()
+
+
+def made_with_init(row: Tensor) -> Tensor:
+    return row + nn.init.uniform_(torch.empty(8))
+
+
+@pytest.mark.parametrize(
+    "make", [made_with_randn, made_with_rand_like, made_with_normal_, made_with_init]
+)
+@pytest.mark.parametrize("randomness", ["error", "same", "different"])
+def test_tensors_made_under_vmap_are_as_random_as_it_says(
+    make: Callable[[Tensor], Tensor], randomness: str
+) -> None:
+    def rows() -> Tensor | str:
+        with seeded():
+            try:
+                return torch.vmap(make, randomness=randomness)(torch.zeros(4, 8))
+            except RuntimeError as refusal:
+                return str(refusal)
+
+    stock = rows()
+    with fastinit.patch():
+        patched = rows()
+    if isinstance(stock, str):
+        assert patched == stock
+    else:
+        assert isinstance(patched, Tensor) and torch.equal(patched, stock)
 
 
 class Answering(torch.Tensor):

@@ -194,7 +194,22 @@ def mixtral() -> nn.Module:
     return transformers().MixtralForCausalLM(config)
 
 
-@pytest.mark.parametrize("make", [llama, bert, vit, t5, blt, mixtral], ids=lambda f: f.__name__)
+def diffllama() -> nn.Module:  # draws in its constructors with torch.normal
+    config = transformers().DiffLlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        intermediate_size=96,
+        vocab_size=200,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    return transformers().DiffLlamaForCausalLM(config)
+
+
+MODELS = [llama, bert, vit, t5, blt, mixtral, diffllama]
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda f: f.__name__)
 def test_transformers(make: Build) -> None:
     check(make)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import inspect
 import subprocess
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo  # which changes torch as it is imported
 from _clients import CountedDraws, unchanged
-from _patching import NAMES, OWNERS, draw, is_ours
+from _patching import NAMES, OWNERS, draw, is_ours, seeded
 from torch import Tensor, nn
 
 import fastinit
@@ -130,6 +132,14 @@ def test_a_plain_seed_ends_with_unpatch_from_another_thread() -> None:
     assert not torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_plain_seed_counts_where_it_is_entered() -> None:
+    scope = contextvars.copy_context().run(lambda: fastinit.patch(seed=3))
+    with scope:
+        drawn = nn.init.normal_(torch.empty(5))
+    assert torch.equal(drawn, fastinit.normal_(torch.empty(5), key=fastinit.Key(3).fold_in(0)))
+    assert not is_patched()
+
+
 def test_as_a_decorator() -> None:
     @fastinit.patch(seed=9)
     def build(depth: int) -> Tensor:
@@ -145,6 +155,75 @@ def test_as_a_decorator() -> None:
 
     with pytest.raises(TypeError, match="decorates functions"):
         fastinit.patch()(nn.Linear)
+
+
+@pytest.mark.parametrize("scope", [fastinit.patch, fastinit.keyed, fastinit.deferred])
+def test_every_scope_decorates_functions_and_nothing_else(scope: Any) -> None:
+    @scope(seed=9)
+    def build() -> Tensor:
+        return fastinit.normal_(torch.empty(5))
+
+    assert not is_patched()
+    expected = fastinit.normal_(torch.empty(5), key=fastinit.Key(9).fold_in(0))
+    assert torch.equal(build(), expected) and torch.equal(build(), expected)
+
+    async def coroutine() -> None: ...
+
+    async def asynchronous_generator() -> Any:
+        yield
+
+    def generator() -> Any:
+        yield
+
+    for function in (coroutine, asynchronous_generator, generator):  # would run after the end
+        with pytest.raises(TypeError, match="with statement inside"):
+            scope(seed=9)(function)
+    with pytest.raises(TypeError, match="on the class's __init__"):
+        scope(seed=9)(nn.Linear)
+    assert not is_patched()
+
+
+def in_another_thread(function: Callable[[], object]) -> BaseException | None:
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised[0] if raised else None
+
+
+def in_a_generator(scope: Any) -> Iterator[None]:
+    with scope:
+        yield
+
+
+@pytest.mark.parametrize("make", [fastinit.patch, fastinit.keyed])
+def test_a_generator_may_be_closed_in_another_thread(make: Any) -> None:
+    scope = make(seed=9)
+    fastinit.unpatch()
+    begun = in_a_generator(scope)
+    next(begun)
+    with scope:
+        pass
+    assert in_another_thread(lambda: next(begun, None)) is None
+    assert not is_patched()
+    before = torch.get_rng_state()
+    fastinit.normal_(torch.empty(5))
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_deferred_ends_where_it_was_entered() -> None:
+    scope = fastinit.deferred(seed=9)
+    with scope:
+        refusal = in_another_thread(lambda: scope.__exit__(None, None, None))
+        assert isinstance(refusal, RuntimeError) and "not entered in this thread" in str(refusal)
+    assert not is_patched()
 
 
 def test_one_object_serves_many_times() -> None:
@@ -218,6 +297,32 @@ def test_signature_source_and_identity_stay() -> None:
             assert (inspect.signature(function), inspect.getsource(function)) == told[name]
 
 
+@pytest.mark.parametrize("scope", [fastinit.patch, fastinit.deferred])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_guards_that_replace_factories_of_torch(
+    scope: Any, seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As init_empty_weights(include_buffers=True) of accelerate does."""
+
+    def build() -> list[Tensor]:
+        with scope(seed=seed), seeded():
+            return [
+                torch.randn(8),
+                torch.rand_like(kept),
+                nn.init.orthogonal_(kept.clone()),
+                nn.init.constant_(kept.clone(), 2.0),
+            ]
+
+    kept = torch.ones(6, 4)
+    expected = build()
+    for name in ("empty", "zeros", "ones", "full", "empty_like"):
+        stock = getattr(torch, name)
+        monkeypatch.setattr(torch, name, functools.partial(stock, device="meta"))
+    made = build()
+    monkeypatch.undo()
+    assert all(map(torch.equal, made, expected))
+
+
 def test_a_client_imported_under_the_patch_keeps_nothing_of_it(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,9 +367,11 @@ def test_somebody_elses_cover_over_ours_survives() -> None:
 CACHES = """
 import torch, fastinit
 with fastinit.patch():
+    torch.overrides.is_tensor_method_or_property(torch.Tensor.add_)
     with torch.device("meta"):
         torch.empty(3)
     torch.compile(lambda t: t.normal_() + torch.randn(3), backend="eager")(torch.empty(3))
+assert torch.overrides.is_tensor_method_or_property(torch.Tensor.normal_)
 with torch.device("meta"):
     assert torch.randn(3).is_meta
 f = torch.compile(lambda t: t.normal_() + torch.randn(3), backend="eager", fullgraph=True)
@@ -310,3 +417,15 @@ def test_scripting_still_finds_its_builtins() -> None:
     with fastinit.patch():
         scripted = torch.jit.script(nn.init._no_grad_normal_)
     assert isinstance(scripted, torch.jit.ScriptFunction | types.BuiltinFunctionType)
+
+
+def made_by_a_script() -> Tensor:
+    return torch.randn(3) + torch.rand_like(torch.zeros(3)).normal_()
+
+
+def test_scripts_find_operators_behind_the_covers() -> None:
+    known = dict(torch.jit._builtins._get_builtin_table())
+    with fastinit.patch():
+        scripted = torch.jit.script(made_by_a_script)
+    assert scripted().shape == (3,)
+    assert torch.jit._builtins._get_builtin_table() == known
