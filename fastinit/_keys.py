@@ -266,12 +266,12 @@ class keyed(Scope[_Scope]):  # noqa: N801  (used like a function)
         close_scope(use)
 
 
-def missing_key(tensor: Tensor) -> KeyLike | None:
+def missing_key(tensor: Tensor, region: Region | None) -> KeyLike | None:
     """The key of a draw into `tensor` that names neither key nor generator.
 
     None stands for the default generator of the tensor's device.
     """
-    if not _open_scopes or tensor.is_meta:
+    if not _open_scopes or tensor.is_meta or (tensor.numel() == 0 and region is None):
         return None
     return _key_of_scope(torch.compiler.is_dynamo_compiling())
 
@@ -333,8 +333,8 @@ def stream(
         ValueError: both key and generator are given.
     """
     if generator is None:
-        if key is None and (region is not None or tensor.numel() > 0):
-            key = missing_key(tensor)
+        if key is None:
+            key = missing_key(tensor, region)
     elif key is not None:
         raise ValueError(
             f"key and generator exclude each other, got key={key!r} and a generator; pass one"
