@@ -87,6 +87,7 @@ struct ResolvedLaw {
   S central;  // Phi(alpha) - 1/2
   S lower;    // Phi(alpha)
   S upper;    // 1 - Phi(beta)
+  bool near;  // neither tail is below kNearProbability
 };
 
 template <class S>
@@ -99,6 +100,8 @@ FASTINIT_HD void resolve_truncation(double alpha, double beta, ResolvedLaw<S>& l
   law.central = static_cast<S>(normal_cdf_central(alpha));
   law.lower = static_cast<S>(normal_cdf(alpha));
   law.upper = static_cast<S>(normal_cdf(-beta));
+  constexpr S kNear = static_cast<S>(kNearProbability);
+  law.near = law.lower >= kNear && law.upper >= kNear;
 }
 
 // The law as the storage type Out sees it; `factor` multiplies std, or the gain behind it.
@@ -176,8 +179,10 @@ FASTINIT_HD void draw(const ResolvedLaw<Scalar<F>>& law, UInt<F> word0, UInt<F> 
     even = unit_uniform<F>(word0);
     odd = unit_uniform<F>(word1);
   } else {
-    // Side by side, but not in the double of a CUDA thread, whose registers would not do.
-    constexpr int kCount = sizeof(F) == sizeof(double) ? 1 : 2;
+    // Side by side, and with a way of their own where no far tail is near; but not in the double of
+    // a CUDA thread, whose registers would not do.
+    constexpr bool kAmple = sizeof(F) != sizeof(double);
+    constexpr int kCount = kAmple ? 2 : 1;
     const UInt<F> words[2] = {word0, word1};
     F z[2];
     FASTINIT_UNROLL
@@ -187,7 +192,7 @@ FASTINIT_HD void draw(const ResolvedLaw<Scalar<F>>& law, UInt<F> word0, UInt<F> 
       for (int j = 0; j < kCount; ++j) {
         truncated_probability<F>(law, words[i + j], tail[j], central[j]);
       }
-      normal_quantile(tail, central, quantile);
+      normal_quantile(tail, central, quantile, kAmple && law.near);
       FASTINIT_UNROLL
       for (int j = 0; j < kCount; ++j) z[i + j] = quantile[j];
     }

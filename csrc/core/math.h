@@ -155,14 +155,31 @@ FASTINIT_HD F normal_quantile_near(F length) {
   }
 }
 
+// L = -2 ln(4 p (1 - p)).
+template <class F>
+FASTINIT_HD F normal_quantile_length(F p) {
+  return minus_two_log(p * fma(p, splat<F>(Scalar<F>(-4)), splat<F>(Scalar<F>(4))));
+}
+
+// Below it, a probability's length may be above 10.
+constexpr double kNearProbability = 1.8e-3;
+
 // Phi^-1 of probabilities given twice, so that nothing is lost in the tails nor near the median: as
 // the nearer tail p <= 1/2, the upper one if z > 0, and as the signed distance c from 1/2. p below
 // the smallest normal number counts as that (z = -+12.9 or -+37.5). Several in step, as in
 // philox(). With L = -2 ln(4 p (1 - p)), z / c is a smooth function of L; one polynomial reaches to
-// p = 1.7e-3, and the rest is rare.
+// p = 1.7e-3, and the rest is rare. `near`: it does not occur, as no p is below kNearProbability.
 // Error: float 3e-7 relative; double 4e-16 relative; in both down to the smallest normal p.
 template <int kCount, class F>
-FASTINIT_HD void normal_quantile(const F (&p)[kCount], const F (&c)[kCount], F (&z)[kCount]) {
+FASTINIT_HD void normal_quantile(const F (&p)[kCount], const F (&c)[kCount], F (&z)[kCount],
+                                 bool near = false) {
+  if (near) {
+    FASTINIT_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      z[i] = c[i] * normal_quantile_near(normal_quantile_length(p[i]));
+    }
+    return;
+  }
   const F smallest = splat<F>(kIsSingle<F> ? Scalar<F>(0x1p-126) : Scalar<F>(0x1p-1022));
   using Mask = decltype(smallest > smallest);
   F tail[kCount], length[kCount];
@@ -170,8 +187,7 @@ FASTINIT_HD void normal_quantile(const F (&p)[kCount], const F (&c)[kCount], F (
   FASTINIT_UNROLL
   for (int i = 0; i < kCount; ++i) {
     tail[i] = p[i] < smallest ? smallest : p[i];
-    length[i] =
-        minus_two_log(tail[i] * fma(tail[i], splat<F>(Scalar<F>(-4)), splat<F>(Scalar<F>(4))));
+    length[i] = normal_quantile_length(tail[i]);
     z[i] = c[i] * normal_quantile_near(length[i]);
     far[i] = length[i] > splat<F>(Scalar<F>(10));
     some = some | far[i];

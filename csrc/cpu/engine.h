@@ -28,8 +28,8 @@ FASTINIT_HD void draw_blocks(const ResolvedLaw<Scalar<F>>& law, const PhiloxBloc
 }
 
 // Rows of a mask whose permutations go side by side, and the elements masked at a time.
-constexpr int kRowsInStep = 4;
-constexpr int64_t kMaskElements = 1 << 16;
+constexpr int kRowsInStep = 8;
+constexpr int64_t kMaskElements = 1 << 18;
 
 // Rows below this many elements are generated several at a time.
 constexpr int64_t kShortRow = 1024;
