@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
 
 # No contraction: a product and a sum round twice unless the source says fma. Without OpenMP,
-# torch's parallel_for is a plain loop; it is not linked, so that the threads are torch's own. Many a
-# Python adds -fwrapv of its own; GCC 12 makes the mask of sparse_ 1.6 times as fast with it.
+# torch's parallel_for is a plain loop; it is not linked, so that the threads are torch's own.
+# -fwrapv, which many a Python adds itself, makes the mask of sparse_ 1.6 times as fast with GCC 12.
 CXX_FLAGS = [
     "-O3",
     "-std=c++20",
