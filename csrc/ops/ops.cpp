@@ -139,10 +139,11 @@ double calculate_gain(std::string_view nonlinearity, double parameter) {
 }
 
 std::array<double, 3> std_and_bounds(IntArrayRef shape, std::string_view distribution, bool complex,
-                                double gain, std::string_view mode, std::string_view nonlinearity,
-                                double parameter, at::OptionalIntArrayRef in_axis,
-                                at::OptionalIntArrayRef out_axis,
-                                at::OptionalIntArrayRef batch_axis, int64_t groups) {
+                                     double gain, std::string_view mode,
+                                     std::string_view nonlinearity, double parameter,
+                                     at::OptionalIntArrayRef in_axis,
+                                     at::OptionalIntArrayRef out_axis,
+                                     at::OptionalIntArrayRef batch_axis, int64_t groups) {
   Law law;
   law.distribution = distribution_from(distribution);
   law.complex = complex;

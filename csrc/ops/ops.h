@@ -56,11 +56,12 @@ void refuse_multi_fill_(at::TensorList self, at::IntArrayRef distribution,
 // The core's own numbers, for Python.
 double calculate_gain(std::string_view nonlinearity, double parameter);
 // Standard deviation and bounds of a law with a fan, as variance_scaling_ takes it.
-std::array<double, 3> std_and_bounds(at::IntArrayRef shape, std::string_view distribution, bool complex,
-                                double gain, std::string_view mode, std::string_view nonlinearity,
-                                double parameter, at::OptionalIntArrayRef in_axis,
-                                at::OptionalIntArrayRef out_axis,
-                                at::OptionalIntArrayRef batch_axis, int64_t groups);
+std::array<double, 3> std_and_bounds(at::IntArrayRef shape, std::string_view distribution,
+                                     bool complex, double gain, std::string_view mode,
+                                     std::string_view nonlinearity, double parameter,
+                                     at::OptionalIntArrayRef in_axis,
+                                     at::OptionalIntArrayRef out_axis,
+                                     at::OptionalIntArrayRef batch_axis, int64_t groups);
 std::pair<int64_t, int64_t> fans(at::IntArrayRef shape, at::OptionalIntArrayRef in_axis,
                                  at::OptionalIntArrayRef out_axis,
                                  at::OptionalIntArrayRef batch_axis, int64_t groups);
