@@ -11,18 +11,7 @@ import argparse
 import torch
 
 import fastinit
-from fastinit._extension import native
-
-DTYPES = (
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-    torch.complex64,
-    torch.complex128,
-)
+from fastinit._extension import DTYPES, native
 
 
 def small() -> None:

@@ -20,20 +20,10 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastinit import init
 from fastinit._dtensor import is_dtensor
-from fastinit._extension import native
+from fastinit._extension import DTYPES, native
 
 Function = Callable[..., Any]
 
-_DTYPES = {
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-    torch.complex64,
-    torch.complex128,
-}
 _DEVICES = {"cpu", "meta"} | ({"cuda"} if native.build_info()["cuda"] else set())
 _DEFAULT_FUNCTIONS = (  # neither of these two changes what a function does
     Tensor.__torch_function__.__func__,  # type: ignore[attr-defined]
@@ -60,7 +50,7 @@ def takes(tensor: Tensor) -> bool:
     """Whether fastinit fills `tensor` with what stock fills it with, by another draw."""
     return (
         (is_plain(type(tensor)) or is_dtensor(tensor))
-        and tensor.dtype in _DTYPES
+        and tensor.dtype in DTYPES
         and tensor.device.type in _DEVICES
         and tensor.layout is torch.strided
         and not tensor.is_nested

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -30,6 +31,20 @@ class CountedDraws(TorchDispatchMode):
                 self.ours[func._opname] += 1
             elif torch.Tag.nondeterministic_seeded in func.tags:
                 self.stock[func._opname] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class SeenFunctions(TorchFunctionMode):
+    """Notes the functions that a mode is shown, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.seen.append(func)
         return func(*args, **(kwargs or {}))
 
 

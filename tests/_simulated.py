@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from conftest import POISON
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -57,3 +58,10 @@ def sharded(
     return DTensor.from_local(
         local, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride()
     )
+
+
+def on_rank(shape: tuple[int, ...], placements: list[Placement], mesh: DeviceMesh) -> DTensor:
+    """A poisoned DTensor of this shape on an open mesh."""
+    whole = torch.empty(shape, device="meta")
+    local = torch.full(own_part(whole, mesh, placements).shape, POISON)
+    return sharded(local, whole, mesh, placements)

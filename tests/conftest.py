@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -41,6 +41,13 @@ def unwritten() -> Callable[[Tensor], int]:
         return int((values == POISON).sum())
 
     return count
+
+
+@pytest.fixture
+def no_process_group() -> Iterator[None]:
+    """Sees to it that a test ends the process groups it begins."""
+    yield
+    assert not torch.distributed.is_initialized()
 
 
 def shards(shape: Sequence[int], dim: int, count: int) -> list[tuple[slice, ...]]:

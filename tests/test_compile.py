@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from _clients import SeenFunctions
 from conftest import POISON
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -331,30 +332,18 @@ def test_a_subclass_gets_the_same_values(fill: Any) -> None:
     assert torch.equal(w.as_subclass(Tensor), fill(torch.empty(8, 6), key=1))
 
 
-class Mode(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Any] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.seen.append(func)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("name", NAMED)
 def test_a_mode_sees_the_public_function(name: str) -> None:
     fill = RANDOM.get(name) or FIXED[name]
     w = torch.empty(8, 6)
-    with Mode() as mode:
+    with SeenFunctions() as mode:
         assert fill(w) is w
     assert mode.seen[0] is getattr(fastinit, name)
 
 
 @random
 def test_a_mode_changes_no_value(fill: Any) -> None:
-    with Mode():
+    with SeenFunctions():
         w = fill(torch.empty(8, 6), key=1)
     assert torch.equal(w, fill(torch.empty(8, 6), key=1))
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from _bits import DTYPES
 from test_parity import DEPRECATED, OWN, STOCK_NAMES, channels_last
 from torch import Tensor
 from torch.nn import init as stock
 
 import fastinit
+from fastinit import _extension
 
 
 @pytest.mark.parametrize(
@@ -140,18 +142,6 @@ def test_axes(shape: Any, axes: dict[str, Any], same: Any, mode: str) -> None:
     assert torch.equal(w[: plain.numel()], plain[: w.numel()])
 
 
-DTYPES = [
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-    torch.complex64,
-    torch.complex128,
-]
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(5, 5), (4, 9), (9, 2, 2), (1, 3), (3, 1)])
 def test_orthogonal(dtype: torch.dtype, shape: tuple[int, ...], device: str) -> None:
@@ -179,3 +169,17 @@ def test_fixed_fills_in_every_dtype(dtype: torch.dtype) -> None:
 def test_orthogonal_follows_the_logical_order() -> None:
     expected = fastinit.orthogonal_(torch.empty(6, 4, 2, 2), key=1)
     assert torch.equal(fastinit.orthogonal_(channels_last(6, 4, 2, 2), key=1), expected)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_the_dtypes_are_those_of_the_operators() -> None:
+    def is_filled(dtype: torch.dtype) -> bool:
+        try:
+            _extension.native.normal_(torch.empty(0, dtype=dtype, device="meta"), 0.0, 1.0)
+        except (NotImplementedError, RuntimeError):  # the latter: no empty tensor of such a dtype
+            return False
+        return True
+
+    every = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+    assert len(every) > 20
+    assert {dtype for dtype in every if is_filled(dtype)} == set(DTYPES) == _extension.DTYPES

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo  # which changes torch as it is imported
-from _clients import CountedDraws, unchanged
+from _clients import CountedDraws, SeenFunctions, unchanged
 from _patching import FUNCTIONS, NAMES, OWNERS, draw, is_ours, seeded
 from torch import Tensor, nn
 from torch.nn.init import kaiming_uniform_ as bound_at_import
-from torch.overrides import TorchFunctionMode
 
 import fastinit
 
@@ -317,20 +316,8 @@ def test_types_that_change_nothing_are_taken(kind: Callable[[Tensor], Tensor]) -
     assert not draws.stock and draws.ours["normal_"] == 1
 
 
-class Watching(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Any] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.seen.append(func)
-        return func(*args, **(kwargs or {}))
-
-
 def test_function_modes_see_stock_and_do_not_stop_us() -> None:
-    with fastinit.patch(), CountedDraws() as draws, Watching() as watching:
+    with fastinit.patch(), CountedDraws() as draws, SeenFunctions() as watching:
         nn.init.normal_(torch.empty(3))
         nn.init.xavier_uniform_(torch.empty(3, 3))
         torch.empty(3).uniform_()

@@ -4,9 +4,11 @@ are otherwise what they were.
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,93 +127,51 @@ def _torch_as_it_was() -> Iterator[None]:
 # --------------------------------------------------------------------------------- transformers
 
 
-def llama() -> nn.Module:
-    config = transformers().LlamaConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        intermediate_size=96,
-        vocab_size=200,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return transformers().LlamaForCausalLM(config)
+SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96}
+HEADS = {**SIZE, "num_attention_heads": 4}
+WORDS = {**HEADS, "vocab_size": 200}
+GROUPED = {**WORDS, "num_key_value_heads": 2}
+BYTES = {**HEADS, "num_key_value_heads": 4, "head_dim": 16}
+# The model's class, its configuration's, and the configuration.
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", GROUPED),
+    "bert": ("BertModel", "BertConfig", WORDS),
+    "vit": ("ViTModel", "ViTConfig", HEADS),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "vocab_size": 200},
+    ),
+    "blt": (
+        "BltModel",
+        "BltConfig",
+        {
+            "patcher_config": BYTES,
+            "encoder_config": {**BYTES, "hidden_size_global": 64},
+            "decoder_config": {**BYTES, "hidden_size_global": 64},
+            "global_config": BYTES,
+            "encoder_hash_byte_group_vocab": 200,
+        },
+    ),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**GROUPED, "num_local_experts": 4}),
+    # Draws in its constructors with torch.normal.
+    "diffllama": ("DiffLlamaForCausalLM", "DiffLlamaConfig", GROUPED),
+}
 
 
-def bert() -> nn.Module:
-    config = transformers().BertConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        intermediate_size=96,
-        vocab_size=200,
-        num_attention_heads=4,
-    )
-    return transformers().BertModel(config)
+def make_model(name: str) -> nn.Module:
+    model, config, options = MODELS[name]
+    package = transformers()
+    made: nn.Module = getattr(package, model)(getattr(package, config)(**copy.deepcopy(options)))
+    return made
 
 
-def vit() -> nn.Module:
-    config = transformers().ViTConfig(
-        hidden_size=64, num_hidden_layers=2, intermediate_size=96, num_attention_heads=4
-    )
-    return transformers().ViTModel(config)
+llama, bert = partial(make_model, "llama"), partial(make_model, "bert")
 
 
-def t5() -> nn.Module:
-    config = transformers().T5Config(
-        d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, vocab_size=200
-    )
-    return transformers().T5ForConditionalGeneration(config)
-
-
-def blt() -> nn.Module:
-    part = {
-        "hidden_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "num_hidden_layers": 2,
-        "intermediate_size": 96,
-        "head_dim": 16,
-    }
-    config = transformers().BltConfig(
-        patcher_config=dict(part),
-        encoder_config={**part, "hidden_size_global": 64},
-        decoder_config={**part, "hidden_size_global": 64},
-        global_config=dict(part),
-        encoder_hash_byte_group_vocab=200,
-    )
-    return transformers().BltModel(config)
-
-
-def mixtral() -> nn.Module:
-    config = transformers().MixtralConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        intermediate_size=96,
-        vocab_size=200,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-    )
-    return transformers().MixtralForCausalLM(config)
-
-
-def diffllama() -> nn.Module:  # draws in its constructors with torch.normal
-    config = transformers().DiffLlamaConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        intermediate_size=96,
-        vocab_size=200,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return transformers().DiffLlamaForCausalLM(config)
-
-
-MODELS = [llama, bert, vit, t5, blt, mixtral, diffllama]
-
-
-@pytest.mark.parametrize("make", MODELS, ids=lambda f: f.__name__)
-def test_transformers(make: Build) -> None:
-    check(make)
+@pytest.mark.parametrize("name", MODELS)
+def test_transformers(name: str) -> None:
+    check(partial(make_model, name))
 
 
 def test_the_comparison_rejects_wrong_laws() -> None:

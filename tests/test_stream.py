@@ -8,8 +8,6 @@ written is pinned by the checksums of vectors/golden.json.
 
 from __future__ import annotations
 
-import inspect
-import json
 import math
 
 import numpy as np
@@ -30,7 +28,6 @@ from _bits import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_reference import RECORDED, known_answers, recorded_key
-from vectors import make_golden
 
 import fastinit
 from fastinit import _C, Key, Region
@@ -47,7 +44,6 @@ thorough = settings(
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-GOLDEN = json.loads(make_golden.PATH.read_text()) if make_golden.PATH.exists() else {"cases": []}
 
 
 @st.composite
@@ -450,78 +446,3 @@ def test_sparse_with_rows_beyond_16_bits(device):
     row, column = np.indices((31, 9))
     zero = reference.sparse_zeros((5, 0), row + 2**31 - 20, column + 7, rows, math.ceil(rows / 2))
     assert np.array_equal(to_numpy(w) == 0, zero)
-
-
-# Golden checksums
-
-
-def test_the_golden_file_is_of_this_stream_and_complete():
-    assert GOLDEN["stream_version"] == fastinit.STREAM_VERSION == _C.stream_version()
-    recorded = [{k: v for k, v in case.items() if k != "digest"} for case in GOLDEN["cases"]]
-    assert recorded == list(make_golden.cases())
-
-
-@pytest.fixture(params=_C.instruction_sets())
-def instruction_set(request):
-    _C.force_instruction_set(request.param)
-    yield
-    _C.force_instruction_set(None)
-
-
-@pytest.fixture(params=[1, 2], ids="{} threads".format)
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
-def assert_golden(function, dtype, device):
-    chosen = [
-        case
-        for case in GOLDEN["cases"]
-        if case["function"] == function and case["dtype"] == short(dtype)
-    ]
-    assert chosen
-    changed = [
-        case
-        for case in chosen
-        if make_golden.digest(make_golden.fill(case, device)) != case["digest"]
-    ]
-    assert not changed, "the stream changed: this needs a new STREAM_VERSION"
-
-
-golden = pytest.mark.parametrize("function", sorted({case["function"] for case in GOLDEN["cases"]}))
-
-
-@golden
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-@pytest.mark.usefixtures("instruction_set", "threads")
-def test_golden_checksums(function, dtype):
-    assert_golden(function, dtype, "cpu")
-
-
-@golden
-@pytest.mark.parametrize("dtype", DTYPES, ids=short)
-def test_golden_checksums_on_cuda(function, dtype):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    assert_golden(function, dtype, "cuda")
-
-
-def test_every_function_of_the_stream_has_golden_checksums():
-    """All those that take a key, but for orthogonal_."""
-    keyed = {
-        name
-        for name in fastinit.init.__all__
-        if "key" in inspect.signature(getattr(fastinit, name)).parameters
-    }
-    assert {case["function"] for case in GOLDEN["cases"]} == keyed - {"orthogonal_"}
-
-
-def test_a_changed_bit_fails_the_golden_checksums():
-    case = GOLDEN["cases"][0]
-    w = make_golden.fill(case)
-    assert make_golden.digest(w) == case["digest"]
-    w.view(torch.uint8)[-1] ^= 1
-    assert make_golden.digest(w) != case["digest"]

@@ -2,7 +2,7 @@
 
     python tests/vectors/make_golden.py      # rewrites golden.json from the built extension
 
-The fills run on the baseline instruction set; test_stream.py holds every instruction set of the
+The fills run on the baseline instruction set; test_golden.py holds every instruction set of the
 machine, one and two threads, and CUDA where there is a GPU, to the same digests. A digest is
 BLAKE2b (16 bytes) of the elements' little-endian bytes in row-major order. A change of golden.json
 is a change of the stream: it needs a new STREAM_VERSION and a CHANGELOG entry. `orthogonal_` is
