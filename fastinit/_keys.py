@@ -291,7 +291,9 @@ def _key_of_scope(compiling: bool) -> KeyLike | None:
 def can_draw_key(generator: torch.Generator | None, device: torch.device) -> bool:
     """Whether `key_from_generator` can stand in for a fill on this device."""
     if device.type == "cuda":
-        return generator is None or generator.device == device
+        # torch.Generator("cuda") has no index and serves any device.
+        own = device if generator is None else generator.device
+        return own.type == "cuda" and own.index in (None, device.index)
     return device.type == "cpu"
 
 

@@ -268,7 +268,10 @@ def test_key_of_a_cuda_generator(monkeypatch: pytest.MonkeyPatch) -> None:
         words = _keys.key_from_generator(generator, device)
         assert fake.offset == offset + 4
         assert tuple(word % U64 for word in words) == native.cuda_generator_key(2**64 - 7, offset)
-    assert _keys.can_draw_key(None, device) and _keys.can_draw_key(fake, device)
-    elsewhere: Any = FakeGenerator("cuda:0")
-    assert not _keys.can_draw_key(elsewhere, device)
+    without_index: Any = FakeGenerator("cuda")
+    for generator in (None, fake, without_index):
+        assert _keys.can_draw_key(generator, device)
+    for other in ("cuda:0", "cpu"):
+        elsewhere: Any = FakeGenerator(other)
+        assert not _keys.can_draw_key(elsewhere, device)
     assert not _keys.can_draw_key(None, torch.device("xpu"))

@@ -125,8 +125,10 @@ void take_key_from_cuda(FillSpec& spec, const std::optional<at::Generator>& gene
   const c10::cuda::CUDAGuard guard(device);  // whose current stream may be the one captured
   auto* cuda = at::get_generator_or_default<at::CUDAGeneratorImpl>(
       generator, at::cuda::detail::getDefaultCUDAGenerator(device.index()));
-  TORCH_CHECK_VALUE(cuda->device() == device, "generator is on ", cuda->device(),
-                    ", but the tensor to fill is on ", device, "; give a generator of that device");
+  // torch.Generator("cuda") has no index and serves any device.
+  TORCH_CHECK_VALUE(!cuda->device().has_index() || cuda->device() == device, "generator is on ",
+                    cuda->device(), ", but the tensor to fill is on ", device,
+                    "; give a generator of that device");
   const std::lock_guard<std::mutex> lock(cuda->mutex_);
   const at::PhiloxCudaState state = cuda->philox_cuda_state(4);
   spec.device.generator = true;
