@@ -128,7 +128,8 @@ def init_by_name(module: nn.Module, prefix: str) -> None:
 def train(model: nn.Module, device: str, steps: int = 4) -> list[float]:
     """The losses of a few steps; every rank sees the same batch."""
     generator = torch.Generator().manual_seed(11)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    # One by one: under tensor parallelism some parameters are DTensors and some are not.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, foreach=False)
     losses = []
     for _ in range(steps):
         batch = torch.randint(WORDS, (3, LENGTH + 1), generator=generator).to(device)

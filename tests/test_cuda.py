@@ -6,6 +6,7 @@ has. Other tests, the golden checksums among them, run there as well.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -41,7 +42,7 @@ def no_synchronisation() -> Iterator[None]:
 
 
 def poisoned(size: int, dtype: torch.dtype, device: str) -> Tensor:
-    return torch.full((size,), POISON, dtype=torch.float32, device=device).to(dtype)
+    return torch.full((size,), POISON, dtype=dtype).to(device)
 
 
 # The CPU's bits
@@ -96,7 +97,7 @@ def test_sparse(dtype: torch.dtype) -> None:
 
 
 def test_many_tensors() -> None:
-    sizes = [1, 5, 64, 4096, 1_000_003] * 30
+    sizes = [1, 5, 64, 4096] * 30 + [1_000_003] * 3
     ours, expected = (
         [poisoned(n, dtype, device) for n in sizes for dtype in (torch.float32, torch.bfloat16)]
         for device in ("cuda", "cpu")
@@ -122,6 +123,14 @@ def test_generator() -> None:
     generator.set_state(state)
     fastinit.normal_(again, generator=generator)
     assert_same_bits(again, second)
+
+
+def test_generators_with_and_without_an_index() -> None:
+    drawn = []
+    for given in ("cuda", f"cuda:{torch.cuda.current_device()}"):
+        generator = torch.Generator(given).manual_seed(7)
+        drawn.append(fastinit.normal_(torch.empty(100, device="cuda"), generator=generator))
+    assert_same_bits(*drawn)
 
 
 def test_default_generator_and_its_key() -> None:
@@ -251,6 +260,7 @@ def test_second_device() -> None:
     for wrong in (
         {"generator": torch.Generator("cuda:0")},
         {"key": torch.zeros(2, dtype=torch.uint64, device="cuda:0")},
+        {"std": torch.ones((), device="cuda:0")},
     ):
         with pytest.raises(ValueError, match="cuda:0"):
             fastinit.normal_(tensor, **wrong)
@@ -260,8 +270,6 @@ def test_wrong_devices() -> None:
     tensor = torch.zeros(100, device="cuda")
     with pytest.raises(RuntimeError, match="generator"):
         fastinit.normal_(tensor, generator=torch.Generator("cpu"))
-    with pytest.raises(ValueError, match="move it there"):
-        fastinit.normal_(tensor, 0.0, torch.ones(()))
     with pytest.raises(RuntimeError, match="more than one element"):
         fastinit.normal_(tensor[:1].expand(5))
     assert not tensor.any() and tensor._version == 0
@@ -284,3 +292,19 @@ def test_complex_transposed(dtype: torch.dtype) -> None:
     ours, expected = (poisoned(6000, dtype, device).view(60, 100).t() for device in ("cuda", "cpu"))
     fastinit.normal_(ours, key=KEY)
     assert_same_bits(ours, fastinit.normal_(expected, key=KEY))
+
+
+@functions
+def test_failed_launches_are_told(function: str) -> None:
+    runtime = ctypes.CDLL(None)
+    if not hasattr(runtime, "standin_fail_next_launch"):
+        pytest.skip("needs a device that fails on demand: the stand-in")
+    tensors = [torch.empty(size, device="cuda") for size in (100, 200)]
+    for fill in (
+        lambda: FILLS[function](tensors[0]),
+        lambda: native.multi_fill_(tensors, [1, 1], *([0.5] * 2,) * 4, [0] * 4),
+    ):
+        runtime.standin_fail_next_launch()
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            fill()
+        fill()
