@@ -16,6 +16,50 @@
 namespace py = pybind11;
 
 namespace fastinit {
+
+// A sequence of numbers, quick for lists of exactly float or int: a call for thousands of tensors
+// brings tens of thousands of them.
+template <class T>
+struct Numbers {
+  std::vector<T> items;
+};
+
+}  // namespace fastinit
+
+template <class T>
+struct pybind11::detail::type_caster<fastinit::Numbers<T>> {
+  PYBIND11_TYPE_CASTER(fastinit::Numbers<T>,
+                       const_name("Sequence[") + make_caster<T>::name + const_name("]"));
+
+  bool load(handle source, bool convert) {
+    if (isinstance<list>(source)) {
+      const auto count = static_cast<size_t>(PyList_GET_SIZE(source.ptr()));
+      value.items.resize(count);
+      size_t i = 0;
+      while (i < count && take(PyList_GET_ITEM(source.ptr(), i), value.items[i])) ++i;
+      if (i == count) return true;
+    }
+    make_caster<std::vector<T>> any;
+    if (!any.load(source, convert)) return false;
+    value.items = cast_op<std::vector<T>&&>(std::move(any));
+    return true;
+  }
+
+ private:
+  static bool take(PyObject* item, double& number) {
+    if (!PyFloat_CheckExact(item)) return false;
+    number = PyFloat_AS_DOUBLE(item);
+    return true;
+  }
+  static bool take(PyObject* item, int64_t& number) {
+    int overflow = 0;
+    if (!PyLong_CheckExact(item)) return false;
+    number = PyLong_AsLongLongAndOverflow(item, &overflow);
+    return overflow == 0;
+  }
+};
+
+namespace fastinit {
 namespace {
 
 #define FASTINIT_STREAM_SCHEMA                                            \
@@ -85,6 +129,16 @@ template <class T>
 struct FromPython<at::ArrayRef<T>> {
   using Type = std::vector<T>;
   static at::ArrayRef<T> view(const Type& value) { return value; }
+};
+template <>
+struct FromPython<at::ArrayRef<double>> {
+  using Type = Numbers<double>;
+  static at::ArrayRef<double> view(const Type& value) { return value.items; }
+};
+template <>
+struct FromPython<at::IntArrayRef> {
+  using Type = Numbers<int64_t>;
+  static at::IntArrayRef view(const Type& value) { return value.items; }
 };
 
 template <class Result, class Call, class... Args>
