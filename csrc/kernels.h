@@ -33,7 +33,7 @@ namespace cuda {
 
 int fill(const FillSpec& spec, void* stream);
 
-// Many fills in one launch for each distribution and dtype, from a table in device memory.
+// Many fills in one launch for each dtype, from a table in device memory.
 // write_table() makes it in host memory; copy_table() is the way to the device that CUDA graphs can
 // capture, by value, while the caller may as well copy the bytes itself.
 int64_t table_bytes(int64_t count);

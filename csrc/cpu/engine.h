@@ -286,7 +286,7 @@ struct Filler {
   // Memory order is stream order in the last dimension: items are elements.
   void fill_runs(int64_t begin, int64_t end) const {
     const Layout& layout = spec.layout;
-    const int64_t length = layout.ndim == 0 ? 1 : layout.size[layout.ndim - 1];
+    const int64_t length = layout.size[layout.ndim - 1];
     Code* data = static_cast<Code*>(spec.data);
     const int row_dim = layout.ndim - 2;
     while (begin < end) {

@@ -25,7 +25,7 @@ struct Tiling {
   int64_t row_tiles = 1, column_tiles = 1;
 
   static bool needed(const Layout& layout) {
-    return layout.ndim > 0 && layout.stride[layout.ndim - 1] != 1;
+    return layout.stride[layout.ndim - 1] != 1;
   }
 
   explicit Tiling(const Layout& all) : layout(all) {

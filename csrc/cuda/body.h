@@ -108,7 +108,7 @@ struct Codes {
 // --------------------------------------------------------------------- memory in stream order
 
 FASTINIT_HD bool is_dense(const FillSpec& spec) {
-  return spec.layout.ndim <= 1 && (spec.layout.ndim == 0 || spec.layout.stride[0] == 1);
+  return spec.layout.ndim == 1 && spec.layout.stride[0] == 1;
 }
 
 constexpr int kStoreBytes = 16;
@@ -171,7 +171,7 @@ struct Rows {
     for (int k = 0; k < last; ++k) {
       if (layout.stride[k] < layout.stride[inner] && layout.size[k] > 1) inner = k;
     }
-    row_units = last < 0 ? 1 : (layout.size[last] + 2 * block - 2) / block;
+    row_units = (layout.size[last] + 2 * block - 2) / block;
   }
 
   FASTINIT_HD int64_t units() const {
@@ -183,7 +183,7 @@ struct Rows {
   // The position of the row that a unit lies in; `unit` becomes its number in the row.
   FASTINIT_HD Position row_of(int64_t& unit) const {
     Position row{0, layout.start};
-    if (last <= 0) return row;
+    if (last == 0) return row;
     int64_t rest = unit, along = 0;
     if (inner != last) {
       along = rest % layout.size[inner];
@@ -205,18 +205,17 @@ struct Rows {
   }
 };
 
-// The units from `begin` to `end` of any fill.
+// The units from `begin` to `end` of a fill with this distribution.
 template <Distribution distribution, DType dtype>
-FASTINIT_HD void run_units(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
-                           int64_t begin, int64_t end, int64_t thread, int64_t threads) {
+FASTINIT_HD void run_units_of(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
+                              int64_t begin, int64_t end, int64_t thread, int64_t threads) {
   using S = Compute<dtype>;
   constexpr int kBlock = kBlockElements<S>;
   constexpr int kBytes = kBlock * sizeof(Code<dtype>);
   const ResolvedLaw<S> law = prepared.law;
   const KeySchedule keys = prepared.keys;
   const Rows rows(spec.layout, kBlock);
-  const int64_t length = rows.last < 0 ? 1 : spec.layout.size[rows.last];
-  const int64_t stride = rows.last < 0 ? 1 : spec.layout.stride[rows.last];
+  const int64_t length = spec.layout.size[rows.last], stride = spec.layout.stride[rows.last];
   for (int64_t unit = begin + thread; unit < end; unit += threads) {
     int64_t number = unit;
     const Position row = rows.row_of(number);
@@ -231,6 +230,23 @@ FASTINIT_HD void run_units(const FillSpec& spec, const Prepared<Compute<dtype>>&
     } else {
       codes.store_some(out, stride, -first, length - first);
     }
+  }
+}
+
+// The units from `begin` to `end` of any fill.
+template <DType dtype>
+FASTINIT_HD void run_units(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
+                           int64_t begin, int64_t end, int64_t thread, int64_t threads) {
+  switch (spec.law.distribution) {
+    case Distribution::kUniform:
+      return run_units_of<Distribution::kUniform, dtype>(spec, prepared, begin, end, thread,
+                                                         threads);
+    case Distribution::kNormal:
+      return run_units_of<Distribution::kNormal, dtype>(spec, prepared, begin, end, thread,
+                                                        threads);
+    default:
+      return run_units_of<Distribution::kTruncNormal, dtype>(spec, prepared, begin, end, thread,
+                                                             threads);
   }
 }
 

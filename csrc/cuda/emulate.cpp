@@ -18,14 +18,14 @@ void emulate_dense(const FillSpec& spec, int64_t blocks, int64_t threads) {
   }
 }
 
-template <Distribution distribution, DType dtype>
+template <DType dtype>
 struct Threads {
   int64_t count;
 
   void run(const FillSpec& spec, int64_t begin, int64_t end) const {
     const auto prepared = prepare<dtype>(spec);
     for (int64_t thread = 0; thread < count; ++thread) {
-      run_units<distribution, dtype>(spec, prepared, begin, end, thread, count);
+      run_units<dtype>(spec, prepared, begin, end, thread, count);
     }
   }
 };
@@ -38,8 +38,8 @@ void emulate_table(const FillSpec* specs, int64_t count, int64_t blocks, int64_t
   for (int64_t i = 0; i < head.segments; ++i) {
     const Segment& segment = head.segment[i];
     const Table table = buffer.table(head, i, memory, (segment.units + blocks - 1) / blocks);
-    with_kind(segment.kind, [&]<Distribution distribution, DType dtype> {
-      const Threads<distribution, dtype> block{threads};
+    with_dtype(segment.dtype, [&]<DType dtype> {
+      const Threads<dtype> block{threads};
       for (int64_t share = 0; share < table.shares(); ++share) run_share(table, share, block);
       return 0;
     });
@@ -51,7 +51,7 @@ void emulate_table(const FillSpec* specs, int64_t count, int64_t blocks, int64_t
 
 void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threads) {
   if (count == 1 && is_dense(*specs)) {
-    with_kind({specs->law.distribution, specs->dtype}, [&]<Distribution distribution, DType dtype> {
+    with_kind(*specs, [&]<Distribution distribution, DType dtype> {
       emulate_dense<distribution, dtype>(*specs, blocks, threads);
       return 0;
     });

@@ -27,26 +27,28 @@ struct Single {
   int64_t first_unit[2];
 };
 
-template <Distribution distribution, DType dtype>
+template <DType dtype>
 struct BlockThreads {
   Prepared<Compute<dtype>>& prepared;
 
   __device__ void run(const FillSpec& spec, int64_t begin, int64_t end) const {
     if (threadIdx.x == 0) prepared = prepare<dtype>(spec);
     __syncthreads();
-    run_units<distribution, dtype>(spec, prepared, begin, end, threadIdx.x, kThreads);
+    run_units<dtype>(spec, prepared, begin, end, threadIdx.x, kThreads);
     __syncthreads();
   }
 };
 
-// Five blocks a multiprocessor leave 96 registers, which none needs; left alone, ptxas spills on
-// sm_100 to come down to 80.
-template <Distribution distribution, DType dtype>
-__global__ void __launch_bounds__(kThreads, 5)
+// Blocks a multiprocessor: what leaves the registers that the kernel needs. Left alone, ptxas
+// spills on sm_100 to come down to 80.
+template <DType dtype>
+constexpr int kTableBlocks = dtype == DType::kFloat64 ? 4 : 5;
+
+template <DType dtype>
+__global__ void __launch_bounds__(kThreads, kTableBlocks<dtype>)
     table_kernel(Table table, const __grid_constant__ Single single) {
   __shared__ uint64_t memory[sizeof(Prepared<Compute<dtype>>) / sizeof(uint64_t)];
-  const BlockThreads<distribution, dtype> threads{
-      reinterpret_cast<Prepared<Compute<dtype>>&>(memory)};
+  const BlockThreads<dtype> threads{reinterpret_cast<Prepared<Compute<dtype>>&>(memory)};
   if (table.specs == nullptr) {
     table.specs = &single.spec;
     table.first_unit = single.first_unit;
@@ -135,11 +137,11 @@ int64_t share_of(int64_t units, const Device& device) {
   return fair > least ? fair : least;
 }
 
-template <Distribution distribution, DType dtype>
+template <DType dtype>
 int launch_table(Table table, const Single& single, int64_t units, const Device& device) {
   table.share = share_of(units, device);
   const auto blocks = static_cast<unsigned>((units + table.share - 1) / table.share);
-  table_kernel<distribution, dtype><<<blocks, kThreads, 0, device.stream>>>(table, single);
+  table_kernel<dtype><<<blocks, kThreads, 0, device.stream>>>(table, single);
   return launched();
 }
 
@@ -147,13 +149,17 @@ int launch_table(Table table, const Single& single, int64_t units, const Device&
 
 int fill(const FillSpec& spec, void* stream) {
   const Device device(stream);
-  const int error =
-      with_kind({spec.law.distribution, spec.dtype}, [&]<Distribution distribution, DType dtype> {
-        if (is_dense(spec)) return launch_dense<distribution, dtype>(spec, device);
-        const int64_t units = units_of(spec);
-        const Table table{nullptr, nullptr, 1, 0};
-        return launch_table<distribution, dtype>(table, {spec, {0, units}}, units, device);
-      });
+  int error = 0;
+  if (is_dense(spec)) {
+    error = with_kind(spec, [&]<Distribution distribution, DType dtype> {
+      return launch_dense<distribution, dtype>(spec, device);
+    });
+  } else {
+    const int64_t units = units_of(spec);
+    error = with_dtype(spec.dtype, [&]<DType dtype> {
+      return launch_table<dtype>({nullptr, nullptr, 1, 0}, {spec, {0, units}}, units, device);
+    });
+  }
   if (error != 0 || spec.sparse.zeros == 0) return error;
   return with_word(spec.dtype, [&]<class Word> { return launch_mask<Word>(spec, device); });
 }
@@ -183,8 +189,8 @@ int fill_table(const void* host, int64_t count, const void* table, void* stream)
   for (int64_t i = 0; i < head.segments; ++i) {
     const Segment& segment = head.segment[i];
     const Table part = TableBuffer{count}.table(head, i, table, 0);
-    const int error = with_kind(segment.kind, [&]<Distribution distribution, DType dtype> {
-      return launch_table<distribution, dtype>(part, Single{}, segment.units, device);
+    const int error = with_dtype(segment.dtype, [&]<DType dtype> {
+      return launch_table<dtype>(part, Single{}, segment.units, device);
     });
     if (error != 0) return error;
   }

@@ -7,7 +7,7 @@
 
 namespace fastinit::cuda {
 
-// Entries of one distribution and dtype. Entry i has the units first_unit[i] to first_unit[i + 1].
+// Entries of one dtype. Entry i has the units first_unit[i] to first_unit[i + 1].
 struct Table {
   const FillSpec* specs = nullptr;
   const int64_t* first_unit = nullptr;
@@ -49,48 +49,38 @@ inline int64_t units_of(const FillSpec& spec) {
   return Rows(spec.layout, spec.dtype == DType::kFloat64 ? 2 : 4).units();
 }
 
-// A kernel's distribution and dtype: what is launched together.
-struct Kind {
-  Distribution distribution;
-  DType dtype;
-};
-constexpr int kDTypes = 6, kKinds = 3 * kDTypes;
-
-inline int kind_number(const FillSpec& spec) {
-  return static_cast<int>(spec.law.distribution) * kDTypes + static_cast<int>(spec.dtype);
-}
-inline Kind kind_from(int number) {
-  return {static_cast<Distribution>(number / kDTypes), static_cast<DType>(number % kDTypes)};
-}
-
-// run.operator()<distribution, dtype>() for the kind.
-template <Distribution distribution, class Run>
+// run.operator()<dtype>().
+template <class Run>
 int with_dtype(DType dtype, const Run& run) {
   switch (dtype) {
     case DType::kFloat16:
-      return run.template operator()<distribution, DType::kFloat16>();
+      return run.template operator()<DType::kFloat16>();
     case DType::kBFloat16:
-      return run.template operator()<distribution, DType::kBFloat16>();
+      return run.template operator()<DType::kBFloat16>();
     case DType::kFloat32:
-      return run.template operator()<distribution, DType::kFloat32>();
+      return run.template operator()<DType::kFloat32>();
     case DType::kFloat64:
-      return run.template operator()<distribution, DType::kFloat64>();
+      return run.template operator()<DType::kFloat64>();
     case DType::kFloat8E4M3:
-      return run.template operator()<distribution, DType::kFloat8E4M3>();
+      return run.template operator()<DType::kFloat8E4M3>();
     default:
-      return run.template operator()<distribution, DType::kFloat8E5M2>();
+      return run.template operator()<DType::kFloat8E5M2>();
   }
 }
+
+// run.operator()<distribution, dtype>() of a fill.
 template <class Run>
-int with_kind(Kind kind, const Run& run) {
-  switch (kind.distribution) {
-    case Distribution::kUniform:
-      return with_dtype<Distribution::kUniform>(kind.dtype, run);
-    case Distribution::kNormal:
-      return with_dtype<Distribution::kNormal>(kind.dtype, run);
-    default:
-      return with_dtype<Distribution::kTruncNormal>(kind.dtype, run);
-  }
+int with_kind(const FillSpec& spec, const Run& run) {
+  return with_dtype(spec.dtype, [&]<DType dtype> {
+    switch (spec.law.distribution) {
+      case Distribution::kUniform:
+        return run.template operator()<Distribution::kUniform, dtype>();
+      case Distribution::kNormal:
+        return run.template operator()<Distribution::kNormal, dtype>();
+      default:
+        return run.template operator()<Distribution::kTruncNormal, dtype>();
+    }
+  });
 }
 
 // run.operator()<unsigned integer of a dtype's size>().
@@ -109,41 +99,44 @@ int with_word(DType dtype, const Run& run) {
   }
 }
 
-// The entries of one kind in a TableBuffer.
+constexpr int kDTypes = 6;
+
+// The entries of one dtype in a TableBuffer: what is launched together.
 struct Segment {
-  Kind kind;
+  DType dtype;
   int64_t begin, count, units;
 };
 
-// A table of `count` specs of any kinds as one block of memory, here or on a device: the segments,
-// the specs grouped by kind, and the first units of each segment, one number more than entries.
+// A table of `count` specs of any dtypes as one block of memory, here or on a device: the segments,
+// the specs grouped by dtype, and the first units of each segment, one number more than entries.
 struct TableBuffer {
   int64_t count;
 
   struct Head {
     int64_t segments;
-    Segment segment[kKinds];
+    Segment segment[kDTypes];
   };
 
   int64_t bytes() const {
     return static_cast<int64_t>(sizeof(Head)) +
            count * static_cast<int64_t>(sizeof(FillSpec) + sizeof(int64_t)) +
-           kKinds * static_cast<int64_t>(sizeof(int64_t));
+           kDTypes * static_cast<int64_t>(sizeof(int64_t));
   }
 
   void write(const FillSpec* specs, void* host) const {
     Head& head = *static_cast<Head*>(host);
     auto* sorted = reinterpret_cast<FillSpec*>(&head + 1);
     auto* units = reinterpret_cast<int64_t*>(sorted + count);
-    bool present[kKinds] = {};
-    for (int64_t i = 0; i < count; ++i) present[kind_number(specs[i])] = true;
+    bool present[kDTypes] = {};
+    for (int64_t i = 0; i < count; ++i) present[static_cast<int>(specs[i].dtype)] = true;
     head.segments = 0;
     int64_t at = 0;
-    for (int number = 0; number < kKinds; ++number) {
+    for (int number = 0; number < kDTypes; ++number) {
       if (!present[number]) continue;
-      Segment& segment = head.segment[head.segments++] = {kind_from(number), at, 0, 0};
+      const auto dtype = static_cast<DType>(number);
+      Segment& segment = head.segment[head.segments++] = {dtype, at, 0, 0};
       for (int64_t i = 0; i < count; ++i) {
-        if (kind_number(specs[i]) != number) continue;
+        if (specs[i].dtype != dtype) continue;
         sorted[at++] = specs[i];
         *units++ = segment.units;
         segment.units += units_of(specs[i]);

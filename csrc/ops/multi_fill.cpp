@@ -51,7 +51,7 @@ void check_disjoint(c10::ArrayRef<const Tensor*> tensors) {
   };
   std::vector<Extent> extents;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i] == nullptr || !tensors[i]->is_non_overlapping_and_dense()) continue;
+    if (!tensors[i]->is_non_overlapping_and_dense()) continue;
     const auto* begin = static_cast<const char*>(tensors[i]->const_data_ptr());
     if (tensors[i]->numel() > 0) extents.push_back({begin, begin + tensors[i]->nbytes(), i});
   }
