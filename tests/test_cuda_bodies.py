@@ -240,6 +240,26 @@ def test_many_tensors(grid: tuple[int, int]) -> None:
         assert_same_bits(a, b)
 
 
+@dtypes
+@pytest.mark.parametrize("grid", [(1, 5), (7, 3), (400, 2)])
+def test_many_of_every_alignment(grid: tuple[int, int], dtype: torch.dtype) -> None:
+    """In memory and in the stream, cut into shares wherever they end."""
+    places = [(begin, offset) for begin in range(17) for offset in range(5)]
+    count = len(places)
+    buffers = [[buffer(120, dtype) for _ in places] for _ in range(2)]
+    ours, expected = (
+        [t[begin : begin + 60 + offset] for t, (begin, offset) in zip(each, places, strict=True)]
+        for each in buffers
+    )
+    law = ([i % 3 for i in range(count)], *([x] * count for x in (0.1, 0.7, -1.0, 1.5)))
+    region = {"global_shape": [1000] * count, "offsets": [offset for _, offset in places]}
+    with emulated(*grid):
+        native.multi_fill_(ours, *law, list(range(2 * count)), **region)
+    native.multi_fill_(expected, *law, list(range(2 * count)), **region)
+    for a, b in zip(*buffers, strict=True):
+        assert_same_bits(a, b)
+
+
 def test_one_huge_among_small_tensors() -> None:
     sizes = [3] * 40 + [20_000] + [5] * 40
     ours, expected = ([buffer(n, torch.float32) for n in sizes] for _ in range(2))

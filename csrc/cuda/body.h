@@ -115,44 +115,59 @@ constexpr int kStoreBytes = 16;
 
 // A dense fill in units of 16 bytes. They begin where memory is aligned, if blocks do too; else
 // with a block, and are stored element by element.
-template <Distribution distribution, DType dtype>
-struct Dense {
-  using S = Compute<dtype>;
-  static constexpr int kBlock = kBlockElements<S>;
+template <DType dtype>
+struct DenseUnits {
+  static constexpr int kBlock = kBlockElements<Compute<dtype>>;
   static constexpr int kUnit = kStoreBytes / sizeof(Code<dtype>);
   static constexpr int kBlocks = kUnit / kBlock;
 
-  static FASTINIT_HD void run(const FillSpec& spec, const Prepared<S>& prepared, int64_t thread,
-                              int64_t threads) {
-    const ResolvedLaw<S> law = prepared.law;
-    const KeySchedule keys = prepared.keys;
-    Code<dtype>* data = static_cast<Code<dtype>*>(spec.data);
-    const uint64_t start = spec.layout.start;
-    const int64_t count = spec.layout.numel;
-    const auto past = reinterpret_cast<uintptr_t>(data) / sizeof(Code<dtype>) % kUnit;
-    const bool in_step = (start - past) % kBlock == 0;
-    // The first unit begins `head` elements before the first element.
-    const int64_t head = static_cast<int64_t>(in_step ? past : start % kBlock);
-    const int64_t units = (head + count + kUnit - 1) / kUnit;
-    // Units from `whole` to before `partial` are stored at once.
-    const int64_t partial = in_step ? (head + count) / kUnit : 0;
-    const int64_t whole = in_step && head > 0 && partial > 0 ? 1 : 0;
-    const uint64_t counter = prepared.offset + start / kBlock - head / kBlock;
+  int64_t head;  // the first unit begins so many elements before the first element
+  int64_t count;
+  int64_t whole, partial;  // units from `whole` to before `partial` are stored at once
 
-    Code<dtype>* out = data - head + (whole + thread) * kUnit;
-    Code<dtype>* const end = data - head + partial * kUnit;
-    uint64_t next = counter + (whole + thread) * kBlocks;
-    for (; out < end; out += threads * kUnit, next += threads * kBlocks) {
-      Codes<distribution, dtype, kBlocks>(law, keys, next).store(out);
-    }
-    for (int64_t i = thread; i < whole + units - partial; i += threads) {
-      const int64_t unit = i < whole ? i : i - whole + partial;
-      const int64_t first = unit * kUnit - head;
-      Codes<distribution, dtype, kBlocks>(law, keys, counter + unit * kBlocks)
-          .store_some(data + first, 1, -first, count - first);
-    }
+  FASTINIT_HD explicit DenseUnits(const FillSpec& spec) {
+    const uint64_t start = spec.layout.start;
+    const auto past = reinterpret_cast<uintptr_t>(spec.data) / sizeof(Code<dtype>) % kUnit;
+    const bool in_step = (start - past) % kBlock == 0;
+    head = static_cast<int64_t>(in_step ? past : start % kBlock);
+    count = (head + spec.layout.numel + kUnit - 1) / kUnit;
+    partial = in_step ? (head + spec.layout.numel) / kUnit : 0;
+    whole = in_step && head > 0 && partial > 0 ? 1 : 0;
   }
 };
+
+// The units from `begin` to `end` of a dense fill.
+template <Distribution distribution, DType dtype>
+FASTINIT_HD void run_dense(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
+                           int64_t begin, int64_t end, int64_t thread, int64_t threads) {
+  using Units = DenseUnits<dtype>;
+  constexpr int kUnit = Units::kUnit, kBlocks = Units::kBlocks;
+  const ResolvedLaw<Compute<dtype>> law = prepared.law;
+  const KeySchedule keys = prepared.keys;
+  const Units units(spec);
+  Code<dtype>* const data = static_cast<Code<dtype>*>(spec.data);
+  const uint64_t counter =
+      prepared.offset + spec.layout.start / Units::kBlock - units.head / Units::kBlock;
+  const int64_t first_whole = begin < units.whole ? units.whole : begin;
+  const int64_t end_whole = end < units.partial ? end : units.partial;
+
+  Code<dtype>* out = data - units.head + (first_whole + thread) * kUnit;
+  Code<dtype>* const out_end = data - units.head + end_whole * kUnit;
+  uint64_t next = counter + (first_whole + thread) * kBlocks;
+  for (; out < out_end; out += threads * kUnit, next += threads * kBlocks) {
+    Codes<distribution, dtype, kBlocks>(law, keys, next).store(out);
+  }
+  // The others: those before `whole`, then those from `partial` on.
+  const int64_t before = first_whole - begin;
+  const int64_t from = begin < units.partial ? units.partial : begin;
+  const int64_t after = end < from ? 0 : end - from;
+  for (int64_t i = thread; i < before + after; i += threads) {
+    const int64_t unit = i < before ? begin + i : from + i - before;
+    const int64_t first = unit * kUnit - units.head;
+    Codes<distribution, dtype, kBlocks>(law, keys, counter + unit * kBlocks)
+        .store_some(data + first, 1, -first, spec.layout.numel - first);
+  }
+}
 
 // ------------------------------------------------------------------------------- any layout
 
@@ -205,10 +220,10 @@ struct Rows {
   }
 };
 
-// The units from `begin` to `end` of a fill with this distribution.
+// The units from `begin` to `end` of a fill whose memory is not in stream order.
 template <Distribution distribution, DType dtype>
-FASTINIT_HD void run_units_of(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
-                              int64_t begin, int64_t end, int64_t thread, int64_t threads) {
+FASTINIT_HD void run_rows(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
+                          int64_t begin, int64_t end, int64_t thread, int64_t threads) {
   using S = Compute<dtype>;
   constexpr int kBlock = kBlockElements<S>;
   constexpr int kBytes = kBlock * sizeof(Code<dtype>);
@@ -233,7 +248,25 @@ FASTINIT_HD void run_units_of(const FillSpec& spec, const Prepared<Compute<dtype
   }
 }
 
-// The units from `begin` to `end` of any fill.
+// ---------------------------------------------------------------------------------- any fill
+
+template <DType dtype>
+FASTINIT_HD int64_t units_of(const FillSpec& spec) {
+  if (is_dense(spec)) return DenseUnits<dtype>(spec).count;
+  return Rows(spec.layout, kBlockElements<Compute<dtype>>).units();
+}
+
+template <Distribution distribution, DType dtype>
+FASTINIT_HD void run_units_of(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
+                              int64_t begin, int64_t end, int64_t thread, int64_t threads) {
+  if (is_dense(spec)) {
+    run_dense<distribution, dtype>(spec, prepared, begin, end, thread, threads);
+  } else {
+    run_rows<distribution, dtype>(spec, prepared, begin, end, thread, threads);
+  }
+}
+
+// The units from `begin` to `end`.
 template <DType dtype>
 FASTINIT_HD void run_units(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
                            int64_t begin, int64_t end, int64_t thread, int64_t threads) {

@@ -13,7 +13,8 @@ void emulate_dense(const FillSpec& spec, int64_t blocks, int64_t threads) {
   for (int64_t block = 0; block < blocks; ++block) {
     const auto prepared = prepare<dtype>(spec);
     for (int64_t thread = 0; thread < threads; ++thread) {
-      Dense<distribution, dtype>::run(spec, prepared, block * threads + thread, blocks * threads);
+      run_dense<distribution, dtype>(spec, prepared, 0, units_of<dtype>(spec),
+                                     block * threads + thread, blocks * threads);
     }
   }
 }

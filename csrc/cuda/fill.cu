@@ -16,9 +16,9 @@ __global__ void __launch_bounds__(kThreads) dense_kernel(const __grid_constant__
   auto& prepared = reinterpret_cast<Prepared<Compute<dtype>>&>(memory);
   if (threadIdx.x == 0) prepared = prepare<dtype>(spec);
   __syncthreads();
-  Dense<distribution, dtype>::run(spec, prepared,
-                                  static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x,
-                                  static_cast<int64_t>(gridDim.x) * kThreads);
+  run_dense<distribution, dtype>(spec, prepared, 0, DenseUnits<dtype>(spec).count,
+                                 static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x,
+                                 static_cast<int64_t>(gridDim.x) * kThreads);
 }
 
 // A table of one entry that needs no memory of its own.
@@ -112,8 +112,7 @@ unsigned grid(int64_t work, int64_t resident, const Device& device) {
 template <Distribution distribution, DType dtype>
 int launch_dense(const FillSpec& spec, const Device& device) {
   static const int64_t resident = resident_blocks(dense_kernel<distribution, dtype>);
-  constexpr int64_t kUnit = Dense<distribution, dtype>::kUnit;
-  const unsigned blocks = grid((spec.layout.numel + kUnit - 1) / kUnit, resident, device);
+  const unsigned blocks = grid(units_of<dtype>(spec), resident, device);
   dense_kernel<distribution, dtype><<<blocks, kThreads, 0, device.stream>>>(spec);
   return launched();
 }

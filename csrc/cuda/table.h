@@ -45,13 +45,9 @@ FASTINIT_HD void run_share(const Table& table, int64_t block, const Threads& thr
   }
 }
 
-inline int64_t units_of(const FillSpec& spec) {
-  return Rows(spec.layout, spec.dtype == DType::kFloat64 ? 2 : 4).units();
-}
-
 // run.operator()<dtype>().
 template <class Run>
-int with_dtype(DType dtype, const Run& run) {
+auto with_dtype(DType dtype, const Run& run) {
   switch (dtype) {
     case DType::kFloat16:
       return run.template operator()<DType::kFloat16>();
@@ -97,6 +93,10 @@ int with_word(DType dtype, const Run& run) {
     default:
       return run.template operator()<uint8_t>();
   }
+}
+
+inline int64_t units_of(const FillSpec& spec) {
+  return with_dtype(spec.dtype, [&]<DType dtype> { return units_of<dtype>(spec); });
 }
 
 constexpr int kDTypes = 6;
