@@ -162,7 +162,8 @@ class patch(Scope[_Application]):  # noqa: N801  (used like a function)
     `_like` forms and `torch.normal` of two numbers, where they are called through Tensor and torch.
     What fastinit does not take goes to stock: integer and sparse tensors, other devices, types with
     a `__torch_function__` or `__torch_dispatch__` of their own, methods that autograd would record
-    or refuse, and all that is drawn inside `vmap` and `grad`.
+    or refuse, and all that is drawn inside `vmap` and `grad`; also, with a warning, CUDA tensors in
+    a build without CUDA.
 
     Use it in a with statement, as a decorator, or as a plain call that `unpatch` undoes. Patches
     nest; after the last, torch is as it was.

@@ -8,6 +8,7 @@ Must not know when a stand-in is in force, nor how it is put in place: that is `
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -51,14 +52,25 @@ def takes(tensor: Tensor) -> bool:
     return (
         (is_plain(type(tensor)) or is_dtensor(tensor))
         and tensor.dtype in DTYPES
-        and tensor.device.type in _DEVICES
         and tensor.layout is torch.strided
         and not tensor.is_nested
         and forward_ad._current_level < 0
         # vmap and grad have rules for stock's operators alone, also on tensors made inside them;
         # torch.compile cannot look here.
         and (_is_compiling() or _level_of_functorch() is None)
+        and _fills_on(tensor.device.type)
     )
+
+
+def _fills_on(device_type: str) -> bool:
+    if device_type == "cuda" and device_type not in _DEVICES and not _is_compiling():
+        warnings.warn(
+            "fastinit was built without CUDA, so that stock initializers fill tensors on cuda "
+            "under its patch, with their own values; rebuild it where the CUDA toolkit is: "
+            "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .",
+            stacklevel=4,
+        )
+    return device_type in _DEVICES
 
 
 def init_function(ours: Function, stock: Function, stock_delegates: bool) -> Function:

@@ -16,6 +16,7 @@ from conftest import POISON
 from torch import Tensor
 
 import fastinit
+from fastinit import _routes
 from fastinit._extension import native
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -257,6 +258,11 @@ def test_second_device() -> None:
         [tensor, torch.empty(5, device="cuda:1")], [1, 1], *([0.5] * 2,) * 4, [0] * 4
     )
     assert torch.cuda.current_device() == 0
+    both, given = [tensor, torch.zeros(5, device="cuda:0")], ([1, 1], *([0.5] * 2,) * 4, [0] * 4)
+    before = tensor.clone()
+    with pytest.raises(ValueError, match="cuda:1 and on cuda:0 in one list"):
+        native.multi_fill_(both, *given)
+    assert torch.equal(tensor, before) and not both[1].any()
     for wrong in (
         {"generator": torch.Generator("cuda:0")},
         {"key": torch.zeros(2, dtype=torch.uint64, device="cuda:0")},
@@ -273,6 +279,15 @@ def test_wrong_devices() -> None:
     with pytest.raises(RuntimeError, match="more than one element"):
         fastinit.normal_(tensor[:1].expand(5))
     assert not tensor.any() and tensor._version == 0
+
+
+def test_without_cuda_the_patch_tells_that_stock_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_routes, "_DEVICES", {"cpu", "meta"})
+    with fastinit.patch(seed=0):
+        with pytest.warns(UserWarning, match="built without CUDA"):
+            torch.nn.init.normal_(torch.empty(5, device="cuda"))
+        with pytest.warns(UserWarning, match="built without CUDA"):
+            torch.randn(5, device="cuda")
 
 
 def test_key_on_the_cpu() -> None:
