@@ -221,6 +221,23 @@ def test_current_stream() -> None:
     assert_same_bits(tensor, fastinit.normal_(torch.empty(1_000_000), key=KEY))
 
 
+def test_tables_live_until_they_are_read() -> None:
+    """Tables in pinned memory and on the device, many under way at a time, on three streams."""
+    streams = [torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.Stream()]
+    law = ([0, 1, 2], *([x] * 3 for x in (0.1, 0.7, -1.0, 1.5)))
+    filled = []
+    for i in range(60):
+        with torch.cuda.stream(streams[i % 3]):
+            filled.append([torch.empty(50 + i, device="cuda") for _ in range(3)])
+            native.multi_fill_(filled[-1], *law, [i] * 6)
+    torch.cuda.synchronize()
+    for i, tensors in enumerate(filled):
+        expected = [torch.empty(50 + i) for _ in range(3)]
+        native.multi_fill_(expected, *law, [i] * 6)
+        for a, b in zip(tensors, expected, strict=True):
+            assert_same_bits(a, b)
+
+
 @pytest.mark.usefixtures("no_synchronisation")
 def test_nothing_synchronises() -> None:
     tensor = torch.empty(40, 50, device="cuda")

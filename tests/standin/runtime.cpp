@@ -8,7 +8,6 @@
 #include <cuda_runtime_api.h>
 #include <ucontext.h>
 
-#include <cstdarg>
 #include <cstdlib>
 #include <deque>
 #include <functional>
@@ -119,15 +118,6 @@ Stream* State::stream(cudaStream_t handle) {
 
 cudaError_t fails(cudaError_t error) { return last_error = error; }
 
-cudaError_t unknown(const char* format, ...) {
-  std::va_list arguments;
-  va_start(arguments, format);
-  std::vfprintf(stderr, format, arguments);
-  va_end(arguments);
-  std::fputc('\n', stderr);
-  return fails(cudaErrorNotSupported);
-}
-
 // ------------------------------------------------------------------------------------ kernels
 
 // The threads of a block: one runs until it waits for the others or ends, then the next.
@@ -234,7 +224,8 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
   if (kernel == nullptr) {
     if (issue_torch_fill(name, arguments, stream)) return cudaSuccess;
     if (name.find("spin_kernel") != std::string::npos) return cudaSuccess;
-    return unknown("no translation of kernel %s", name.c_str());
+    std::fprintf(stderr, "no translation of kernel %s\n", name.c_str());
+    return fails(cudaErrorNotSupported);
   }
   if (grid.x == 0 || block.x == 0 || block.x > 1024) return fails(cudaErrorInvalidConfiguration);
   std::vector<uint64_t> parameters((kernel->offsets.back() + kernel->sizes.back() + 7) / 8);

@@ -94,14 +94,11 @@ inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selectors) {
 // Towards zero, beyond the range to its ends, NaN to 0.
 template <class T, class S>
 T saturated(S value) {
+  const S end = std::ldexp(S{1}, std::numeric_limits<T>::digits);
   if (std::isnan(value)) return 0;
-  const S whole = std::trunc(value);
-  if (whole < static_cast<S>(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
-  if (whole >= -2 * static_cast<S>(std::numeric_limits<std::make_signed_t<T>>::min()) ||
-      (std::is_signed_v<T> && whole >= -static_cast<S>(std::numeric_limits<T>::min()))) {
-    return std::numeric_limits<T>::max();
-  }
-  return static_cast<T>(whole);
+  if (value >= end) return std::numeric_limits<T>::max();
+  if (value <= static_cast<S>(std::numeric_limits<T>::min())) return std::numeric_limits<T>::min();
+  return static_cast<T>(value);
 }
 
 inline void check_alignment(uint64_t address, size_t bytes) {
