@@ -50,8 +50,8 @@ struct Law {
 };
 
 // Element (i0, i1, ...) lies at data[sum i_k * stride_k] and is element
-// start + sum i_k * global_stride_k of the stream. Strides count elements. There is a last dimension,
-// its global stride is 1, and dimensions that can be merged have been.
+// start + sum i_k * global_stride_k of the stream. Strides count elements. There is a last
+// dimension, its global stride is 1, and dimensions that can be merged have been.
 struct Layout {
   int32_t ndim = 0;
   int64_t numel = 0;
