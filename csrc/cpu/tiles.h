@@ -24,9 +24,7 @@ struct Tiling {
   int64_t tile_rows = 1, tile_columns = 1;
   int64_t row_tiles = 1, column_tiles = 1;
 
-  static bool needed(const Layout& layout) {
-    return layout.stride[layout.ndim - 1] != 1;
-  }
+  static bool needed(const Layout& layout) { return layout.stride[layout.ndim - 1] != 1; }
 
   explicit Tiling(const Layout& all) : layout(all) {
     const int last = layout.ndim - 1;
