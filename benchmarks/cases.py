@@ -7,17 +7,17 @@ them costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
 from benchmarks import contenders as who
 from benchmarks import models
-from benchmarks.contenders import CEILING, OURS, STOCK, TORCH_KEYED
+from benchmarks.contenders import CEILING, OURS, STOCK, TORCH_KEYED, TensorCase
 from benchmarks.goals import Goal, at_least, at_most
-from benchmarks.laws import Law, Normal, Orthogonal, SparseColumns, Truncated, Uniform
+from benchmarks.laws import Normal, Orthogonal, SparseColumns, Truncated, Uniform
 from benchmarks.many import ManyCase
 from benchmarks.shards import ShardCase
 from benchmarks.timing import Contender
@@ -40,37 +40,6 @@ class Case(Protocol):
     def bytes(self) -> int: ...
 
     def contenders(self) -> list[Contender]: ...
-
-
-@dataclass(frozen=True)
-class TensorCase:
-    """One call that fills one tensor."""
-
-    function: str
-    law: Law
-    arguments: Mapping[str, float | str] = field(default_factory=dict)
-    shape: tuple[int, ...] = (4096, 4096)
-    dtype: torch.dtype = torch.float32
-    threads: int = 2
-    only: tuple[str, ...] = ()
-    goals: tuple[Goal, ...] = ()
-    baseline: str = STOCK
-
-    @property
-    def name(self) -> str:
-        size = "x".join(map(str, self.shape))
-        return f"{self.function} {str(self.dtype).removeprefix('torch.')} {size}"
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        return self.elements * self.dtype.itemsize
-
-    def contenders(self) -> list[Contender]:
-        return who.fill_contenders(self, self.threads, self.only)
 
 
 @dataclass(frozen=True)

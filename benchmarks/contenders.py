@@ -1,35 +1,66 @@
-"""Who takes part in a case that fills one tensor, and how each one does the same job.
+"""A case that fills one tensor: who takes part, and how each one does the same job.
 
 A contender that is not installed, or has no way to do the job, is left out. A new one is a function
-and a line in `PEERS`. Must not know goals or clocks.
+and a line in `PEERS`. Must not know clocks.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import fastinit
-from benchmarks.laws import Normal, Uniform, require
+from benchmarks.goals import Goal
+from benchmarks.laws import Law, Normal, Uniform, require
 from benchmarks.timing import Contender, Metrics
 
-if TYPE_CHECKING:
-    from benchmarks.cases import TensorCase
-
 Call = Callable[[], object]
-Factory = Callable[["TensorCase", Tensor], Call | None]
-
 OURS, STOCK, CEILING, TORCH_KEYED = "fastinit", "torch.nn.init", "fill_", "torch.func._random"
 KEY = fastinit.Key(0x9E3779B97F4A7C15, 12345)
 CONSTANT = 0.5
+
+
+@dataclass(frozen=True)
+class TensorCase:
+    """One call that fills one tensor."""
+
+    function: str
+    law: Law
+    arguments: Mapping[str, float | str] = field(default_factory=dict)
+    shape: tuple[int, ...] = (4096, 4096)
+    dtype: torch.dtype = torch.float32
+    threads: int = 2
+    only: tuple[str, ...] = ()
+    goals: tuple[Goal, ...] = ()
+    baseline: str = STOCK
+
+    @property
+    def name(self) -> str:
+        size = "x".join(map(str, self.shape))
+        return f"{self.function} {str(self.dtype).removeprefix('torch.')} {size}"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * self.dtype.itemsize
+
+    def contenders(self) -> list[Contender]:
+        return fill_contenders(self, self.threads, self.only)
+
+
+Factory = Callable[[TensorCase, Tensor], Call | None]
 
 
 def optional(name: str) -> ModuleType | None:
