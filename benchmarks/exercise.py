@@ -11,7 +11,7 @@ import argparse
 import torch
 
 import fastinit
-from fastinit._extension import DTYPES, native
+from fastinit._fill.extension import DTYPES, native
 
 
 def small() -> None:

@@ -12,7 +12,7 @@ from benchmarks.contenders import OURS, STOCK
 from benchmarks.goals import Goal, at_least
 from benchmarks.laws import Normal, require
 from benchmarks.timing import Contender, Metrics
-from fastinit._extension import native
+from fastinit._fill.extension import native
 
 
 @dataclass(frozen=True)

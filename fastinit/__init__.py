@@ -7,11 +7,12 @@ Every value of every tensor is a pure function of a key and of its place in the 
 from typing import Any
 
 from fastinit import init
-from fastinit._deferred import deferred
-from fastinit._extension import native as _native
-from fastinit._keys import Key, keyed
-from fastinit._patch import patch, unpatch
-from fastinit._regions import Region
+from fastinit._fill.extension import native as _native
+from fastinit._fill.keys import Key
+from fastinit._fill.regions import Region
+from fastinit._intercept.deferred import deferred
+from fastinit._intercept.keyed import keyed
+from fastinit._intercept.patch import patch, unpatch
 from fastinit.init import (
     calculate_gain,
     constant,

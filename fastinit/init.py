@@ -1,9 +1,9 @@
 """Drop-in replacement for `torch.nn.init`: same names, arguments, results, refusals and no-ops.
 
 Owns the public functions and what only Python can decide: `__torch_function__` dispatch, warnings
-and no-ops. The fan-scaled functions live in `_scaling`
-and `_variance_scaling`, orthogonal_ in `_orthogonal`. Must not know how values are computed, nor
-repeat a check the compiled operators make.
+and no-ops. The fan-scaled functions live in `_fill.scaling` and `_fill.variance_scaling`,
+orthogonal_ in `_fill.orthogonal`. Must not know how values are computed, nor repeat a check the
+compiled operators make.
 
 What every random function here has in common:
 
@@ -37,19 +37,20 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from fastinit._dtensor import fill_pieces, is_dtensor
-from fastinit._extension import delegate, ops
-from fastinit._fans import ZeroScaleError, calculate_gain, number, scaled
-from fastinit._keys import KeyLike, stream
-from fastinit._orthogonal import orthogonal_
-from fastinit._regions import Region
-from fastinit._scaling import (
+from fastinit._fill.dtensor import ops
+from fastinit._fill.extension import delegate
+from fastinit._fill.fans import ZeroScaleError, calculate_gain, number, scaled
+from fastinit._fill.keys import KeyLike, stream
+from fastinit._fill.orthogonal import orthogonal_
+from fastinit._fill.placements import fill_pieces, is_dtensor
+from fastinit._fill.regions import Region
+from fastinit._fill.scaling import (
     kaiming_normal_,
     kaiming_uniform_,
     xavier_normal_,
     xavier_uniform_,
 )
-from fastinit._variance_scaling import lecun_normal_, lecun_uniform_, variance_scaling_
+from fastinit._fill.variance_scaling import lecun_normal_, lecun_uniform_, variance_scaling_
 
 __all__ = [
     "calculate_gain",

@@ -11,7 +11,7 @@ from _clients import unchanged
 from torch import Tensor
 
 import fastinit
-from fastinit import _pending
+from fastinit._intercept import pending as waiting
 
 
 @contextmanager
@@ -21,20 +21,20 @@ def nothing_left_behind() -> Iterator[None]:
     copy.copy(torch.zeros(1))
     with unchanged("torch", "torch.Tensor", "torch.nn.init", "torch.utils.dlpack"):
         yield
-    assert _pending.current() is None
+    assert waiting.current() is None
     assert torch._C._len_torch_dispatch_stack() == 0
 
 
 def waits(*tensors: Tensor) -> bool:
     """Whether something is recorded for each of these tensors."""
-    pending = _pending.current()
+    pending = waiting.current()
     assert pending is not None
     held = [pending._held(tensor) for tensor in tensors]
     return all(h is not None and h.records for h in held)
 
 
 def recorded() -> int:
-    pending = _pending.current()
+    pending = waiting.current()
     assert pending is not None
     return sum(len(held.records) for held in pending._storages.values())
 

@@ -198,6 +198,78 @@ def test_every_file_says_what_it_is() -> None:
 
 # The Python side.
 
+# From the bottom up: nothing imports from a room behind its own.
+PYTHON_ROOMS = ["_fill", "init", "_intercept", "__init__"]
+MOST_FILES = 12  # in a folder, its __init__ not counted
+
+
+def imports(path: Path, package: str) -> set[str]:
+    """The files of the package that a file imports, wherever in it, as dotted names."""
+    modules = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / package).rglob("*.py")
+    }
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            found.add(node.module or "")
+    return {name for name in modules if name in found}
+
+
+def graph(package: str) -> dict[str, set[str]]:
+    return {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts): imports(p, package)
+        for p in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """Files left when those that import nothing left are taken away again and again."""
+    left = dict(edges)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+@pytest.mark.parametrize("package", ["fastinit", "benchmarks"])
+def test_no_two_files_import_each_other(package: str) -> None:
+    edges = graph(package)
+    assert sum(map(len, edges.values())) > 10
+    assert circle(edges) == []
+
+
+def test_a_circle_would_be_noticed() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def room(module: str) -> int:
+    return PYTHON_ROOMS.index([*module.split("."), "__init__"][1])
+
+
+def test_no_file_imports_upward() -> None:
+    apart = {"fastinit._reference"}  # imports nothing of ours, and is imported by tests alone
+    edges = graph("fastinit")
+    assert all(not edges[module] for module in apart)
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in edges.items()
+        if module not in apart
+        for other in others
+        if room(other) > room(module)
+    ]
+    assert wrong == []
+
+
+def test_folders_stay_small() -> None:
+    files = [p for p in (ROOT / "fastinit").rglob("*.py") if p.name != "__init__.py"]
+    folders = [p.parent for p in files]
+    assert {f.name: folders.count(f) for f in folders if folders.count(f) > MOST_FILES} == {}
+
+
 NN_INIT = [
     "calculate_gain", "uniform_", "normal_", "trunc_normal_", "constant_", "ones_", "zeros_",
     "eye_", "dirac_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_",
@@ -280,7 +352,7 @@ def test_one_file_imports_the_extension() -> None:
             r'["\']fastinit\._C["\']\)|\bimport\s+_C\b|fastinit\._C import', path.read_text()
         )
     }
-    assert importing == {"_extension.py"}
+    assert importing == {"extension.py"}
 
 
 # The documents.

@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 
 import fastinit
-from fastinit import _extension
+from fastinit._fill import extension
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ["csrc/cuda/fill.cu"]
@@ -317,10 +317,10 @@ def test_extension_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("installed", ["2.14.0", "2.14.1+cu130", "2.14.2.dev20270101"])
 def test_patch_releases_of_torch_fit(installed: str) -> None:
-    _extension._check_version("2.14.1", installed)
+    extension._check_version("2.14.1", installed)
 
 
 @pytest.mark.parametrize("installed", ["2.13.0+cpu", "2.15.0", "3.14.1"])
 def test_other_releases_of_torch_do_not(installed: str) -> None:
     with pytest.raises(ImportError, match=REMEDY):
-        _extension._check_version("2.14.1", installed)
+        extension._check_version("2.14.1", installed)

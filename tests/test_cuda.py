@@ -16,8 +16,8 @@ from conftest import POISON
 from torch import Tensor
 
 import fastinit
-from fastinit import _routes
-from fastinit._extension import native
+from fastinit._fill.extension import native
+from fastinit._intercept import routes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -300,7 +300,7 @@ def test_wrong_devices() -> None:
 
 
 def test_without_cuda_the_patch_tells_that_stock_fills(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_routes, "_DEVICES", {"cpu", "meta"})
+    monkeypatch.setattr(routes, "_DEVICES", {"cpu", "meta"})
     with fastinit.patch(seed=0):
         with pytest.warns(UserWarning, match="built without CUDA"):
             torch.nn.init.normal_(torch.empty(5, device="cuda"))

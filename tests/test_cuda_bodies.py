@@ -19,7 +19,7 @@ from conftest import POISON
 from torch import Tensor
 
 import fastinit
-from fastinit._extension import native
+from fastinit._fill.extension import native
 
 Fill = Callable[..., Tensor]
 

@@ -19,7 +19,7 @@ from _deferring import nothing_left_behind, recorded, value, waits
 from torch import Tensor, nn
 
 import fastinit
-from fastinit import _pending
+from fastinit._intercept import pending as waiting
 
 pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 
@@ -181,7 +181,7 @@ def test_many_parts_of_one_storage_are_held_against_few_others(
         return counted
 
     for name in ("covers", "meets"):
-        monkeypatch.setattr(_pending.Record, name, counting(getattr(_pending.Record, name)))
+        monkeypatch.setattr(waiting.Record, name, counting(getattr(waiting.Record, name)))
     rows = range(3000)
     drawn = []
     for scope in (fastinit.patch, fastinit.deferred):
@@ -196,7 +196,7 @@ def test_many_parts_of_one_storage_are_held_against_few_others(
 def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
     with CountedDraws() as draws, fastinit.deferred(seed=1):
         gone = nn.init.normal_(torch.empty(1000))
-        storage = weakref.ref(_pending._storage_of(gone))
+        storage = weakref.ref(waiting._storage_of(gone))
         nn.init.normal_(gone)
         reference = weakref.ref(gone)
         del gone
@@ -204,7 +204,7 @@ def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
         assert reference() is None and storage() is None
         for _ in range(3000):
             nn.init.normal_(torch.empty(3))
-        pending = _pending.current()
+        pending = waiting.current()
         assert pending is not None and len(pending._storages) <= 1100
     assert draws.ours["multi_fill_"] == 0
 
@@ -214,7 +214,7 @@ def test_a_record_keeps_nothing_of_its_tensor() -> None:
         for fill in FILLS.values():
             tensor = torch.empty(8, 4)
             fill(tensor)
-            storage = weakref.ref(_pending._storage_of(tensor))
+            storage = weakref.ref(waiting._storage_of(tensor))
             reference = weakref.ref(tensor)
             del tensor
             assert reference() is None and storage() is None
@@ -295,7 +295,7 @@ def test_one_failure_at_the_end_keeps_no_other_tensor_from_its_values(
 
     with pytest.raises(MemoryError):
         run()
-    assert _pending.current() is None
+    assert waiting.current() is None
     assert torch.equal(tensors[0], value(0)) and torch.equal(tensors[2], value(2))
     assert not tensors[1][0].any()
 
@@ -413,9 +413,9 @@ def test_what_waits_on_cuda_keeps_the_order_of_the_default_stream(
     monkeypatch.setattr(torch.cuda, "default_stream", lambda device: default)
     monkeypatch.setattr(torch.cuda, "stream", switched)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    in_order = _pending._in_order
-    monkeypatch.setattr(_pending, "_in_order", lambda _: in_order(torch.device("cuda", 0)))
-    pending = _pending.Pending()
+    in_order = waiting._in_order
+    monkeypatch.setattr(waiting, "_in_order", lambda _: in_order(torch.device("cuda", 0)))
+    pending = waiting.Pending()
     with FakeTensorMode():
         fake = torch.empty(3, device="cuda")
     assert pending.accepts(fake)

@@ -16,7 +16,7 @@ from _deferring import nothing_left_behind, value, waits
 from torch import Tensor, nn
 
 import fastinit
-from fastinit import _pending
+from fastinit._intercept import pending as waiting
 
 pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 
@@ -212,7 +212,7 @@ def test_other_threads_run_as_ever() -> None:
 
     def work() -> None:
         tensor = nn.init.normal_(torch.empty(8, 4), generator=torch.Generator().manual_seed(0))
-        results.append(_pending.current() is None and float(tensor.std()) > 0.5)
+        results.append(waiting.current() is None and float(tensor.std()) > 0.5)
 
     with fastinit.deferred(seed=1):
         thread = threading.Thread(target=work)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import init as stock
 
 import fastinit
-from fastinit import _extension
+from fastinit._fill import extension
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_orthogonal_follows_the_logical_order() -> None:
 def test_the_dtypes_are_those_of_the_operators() -> None:
     def is_filled(dtype: torch.dtype) -> bool:
         try:
-            _extension.native.normal_(torch.empty(0, dtype=dtype, device="meta"), 0.0, 1.0)
+            extension.native.normal_(torch.empty(0, dtype=dtype, device="meta"), 0.0, 1.0)
         except (NotImplementedError, RuntimeError):  # the latter: no empty tensor of such a dtype
             return False
         return True
 
     every = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
     assert len(every) > 20
-    assert {dtype for dtype in every if is_filled(dtype)} == set(DTYPES) == _extension.DTYPES
+    assert {dtype for dtype in every if is_filled(dtype)} == set(DTYPES) == extension.DTYPES

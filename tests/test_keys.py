@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import fastinit
-from fastinit import Key, _keys
-from fastinit._extension import native
+from fastinit import Key
+from fastinit._fill import keys
+from fastinit._fill.extension import native
 
 U64 = 1 << 64
 EDGES = [0, 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, U64 - 1]
@@ -220,10 +221,10 @@ def test_every_random_function_takes_keys(
 def test_stream_arguments() -> None:
     w = torch.empty(2, 3)
     generator = torch.Generator()
-    assert _keys.stream(w, generator, None, None) == (generator,)
-    assert _keys.stream(w, None, Key(U64 - 1, 2**63), None)[1] == (-1, -(2**63))
+    assert keys.stream(w, generator, None, None) == (generator,)
+    assert keys.stream(w, None, Key(U64 - 1, 2**63), None)[1] == (-1, -(2**63))
     region = fastinit.Region((4, 3), (2, 0))
-    assert _keys.stream(w, None, 2**63 - 1, region) == (
+    assert keys.stream(w, None, 2**63 - 1, region) == (
         None,
         (2**63 - 1, 0),
         None,
@@ -233,7 +234,7 @@ def test_stream_arguments() -> None:
 
 
 def test_a_missing_key_is_resolved_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_keys, "missing_key", lambda tensor, region: Key(8))
+    monkeypatch.setattr(keys, "missing_key", lambda tensor, region: Key(8))
     expected = draw(key=8)
     assert torch.equal(draw(), expected)
     assert torch.equal(draw(key=9), draw(key=Key(9)))  # a key given is not missing
@@ -265,13 +266,13 @@ def test_key_of_a_cuda_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "default_generators", [None, fake])
     for generator in (None, fake):
         offset = fake.offset
-        words = _keys.key_from_generator(generator, device)
+        words = keys.key_from_generator(generator, device)
         assert fake.offset == offset + 4
         assert tuple(word % U64 for word in words) == native.cuda_generator_key(2**64 - 7, offset)
     without_index: Any = FakeGenerator("cuda")
     for generator in (None, fake, without_index):
-        assert _keys.can_draw_key(generator, device)
+        assert keys.can_draw_key(generator, device)
     for other in ("cuda:0", "cpu"):
         elsewhere: Any = FakeGenerator(other)
-        assert not _keys.can_draw_key(elsewhere, device)
-    assert not _keys.can_draw_key(None, torch.device("xpu"))
+        assert not keys.can_draw_key(elsewhere, device)
+    assert not keys.can_draw_key(None, torch.device("xpu"))

@@ -12,7 +12,8 @@ from _bits import DTYPES, assert_same_bits
 from torch import Tensor
 
 import fastinit
-from fastinit._extension import native, ops
+from fastinit._fill.dtensor import ops
+from fastinit._fill.extension import native
 from fastinit._reference import TRUNCATED_STD
 
 UNIFORM, NORMAL, TRUNCATED = 0, 1, 2

@@ -2,7 +2,7 @@
 
 Owns the decision which tensors fastinit takes from code that never heard of it, and one stand-in
 each for the functions of `torch.nn.init`, for methods of Tensor and for torch's random factories.
-Must not know when a stand-in is in force, nor how it is put in place: that is `_patch`'s.
+Must not know when a stand-in is in force, nor how it is put in place: that is `patch`'s.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastinit import init
-from fastinit._dtensor import is_dtensor
-from fastinit._extension import DTYPES, native
+from fastinit._fill.extension import DTYPES, native
+from fastinit._fill.placements import is_dtensor
 
 Function = Callable[..., Any]
 

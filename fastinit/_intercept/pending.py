@@ -2,7 +2,7 @@
 
 Owns the records of one thread and their order. A record belongs to a storage, so that it holds for
 every alias; it is dropped where a later one overwrites all of it, or where the storage dies. Must
-not know how reads are noticed: that is `_deferred`'s.
+not know how reads are noticed: that is `deferred`'s.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fastinit import _laws
-from fastinit._laws import Law, Words
+from fastinit._fill import laws
+from fastinit._fill.laws import Law, Words
 
 Run: TypeAlias = Callable[[Tensor], object]
 
 _empty = torch.empty  # also while a library has its own in torch
-_storage_of = torch._C.TensorBase.untyped_storage  # what `_deferred` covers for everyone else
+_storage_of = torch._C.TensorBase.untyped_storage  # what `deferred` covers for everyone else
 _sweep_after = 1024  # storages noted, at least, before the dead are looked for
 _most_records = 512  # of one storage, as each new one may have to be held against all
 
@@ -285,7 +285,7 @@ def _runs(wave: list[tuple[Record, torch.UntypedStorage]]) -> list[Callable[[], 
         else:
             assert record.run is not None
             runs.append(partial(record.run, tensor))
-    return runs + [partial(_laws.fill, batch) for batch in fills.values()]
+    return runs + [partial(laws.fill, batch) for batch in fills.values()]
 
 
 def bump_version(tensor: Tensor) -> None:

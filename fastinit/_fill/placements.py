@@ -1,8 +1,8 @@
-"""DTensors: what this rank holds of a sharded tensor, as rectangles of the global one.
+"""Placements: what this rank holds of a DTensor, as rectangles of the global tensor.
 
-Owns all that knows `torch.distributed`: which rows a mesh and its placements give to this rank, and
-the one key that all ranks must share. Must not know any distribution. It imports nothing of
-`torch.distributed` before a DTensor arrives. `docs/sharding.md` tells the user what follows.
+Owns which rows a mesh and its placements give to this rank. Must not know keys or distributions. It
+imports nothing of `torch.distributed` before a DTensor arrives. `docs/sharding.md` tells the user
+what follows.
 """
 
 from __future__ import annotations
@@ -10,24 +10,19 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from fastinit._regions import Region
+from fastinit._fill.regions import Region
 
 PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter})
-
-_STREAM_ARGUMENTS = 5  # generator, key, key tensor, global shape, offsets
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 Runs: TypeAlias = list[tuple[int, int]]  # of indices, each [start, stop)
-Source: TypeAlias = tuple[torch.Generator | None, tuple[int, int] | None, Tensor | None]
 
 
 def is_dtensor(tensor: Tensor) -> bool:
@@ -172,7 +167,7 @@ def pieces(tensor: Any) -> list[tuple[Tensor, Region]]:
             that mesh and placements give it.
     """
     mesh, placements, local = tensor.device_mesh, tensor.placements, tensor._local_tensor
-    shape, at = tuple(tensor.shape), _own_coordinate(mesh)
+    shape, at = tuple(tensor.shape), own_coordinate(mesh)
     _require_default_order(tensor._spec)
     local_shape, rectangles = _rectangles(shape, tuple(mesh.shape), at, tuple(placements))
     if local.numel() == 0 and 0 in local_shape:
@@ -189,7 +184,7 @@ def pieces(tensor: Any) -> list[tuple[Tensor, Region]]:
     return [(local[where], Region(shape, offsets)) for where, offsets in rectangles]
 
 
-def _own_coordinate(mesh: Any) -> tuple[int, ...]:
+def own_coordinate(mesh: Any) -> tuple[int, ...]:
     at = mesh.get_coordinate()
     if at is None:
         raise ValueError(
@@ -223,131 +218,3 @@ def local_scalar(name: str, value: Any) -> Tensor:
 def bump_version(tensor: Tensor) -> None:
     """Tell autograd that a DTensor has changed; writing to its local tensor does not."""
     torch.autograd.graph.increment_version(tensor)
-
-
-# ----------------------------------------------------------------------------------- which key
-
-
-@contextmanager
-def shared_source(
-    tensor: Any,
-    generator: torch.Generator | None,
-    key: tuple[int, int] | None = None,
-    key_tensor: Tensor | None = None,
-    global_shape: tuple[int, ...] | None = None,
-    _offsets: tuple[int, ...] | None = None,
-) -> Iterator[Source]:
-    """The (generator, key, key tensor) of all pieces of a DTensor on all ranks.
-
-    Without a key it is drawn from the generator, by default the CPU's default one, as a fill of a
-    plain CPU tensor draws it: two `random64` on every rank, whatever it holds. If the block raises,
-    the generator is as before. What one rank may refuse and another not belongs into the block: the
-    ranks compare their keys before it, and would wait for one that does not come.
-
-    Args:
-        tensor: a DTensor.
-        generator, key, key_tensor, global_shape: as `fastinit._keys.stream` gave them.
-
-    Raises:
-        ValueError: a region is given, though the DTensor has its own; the mesh does not hold this
-            rank.
-        RuntimeError: the ranks of the mesh draw different keys.
-    """
-    if global_shape is not None:
-        raise ValueError(
-            "region is given with a DTensor, whose mesh and placements say where its values "
-            "belong; leave region out"
-        )
-    _own_coordinate(tensor.device_mesh)
-    if key is not None or key_tensor is not None:
-        yield None, key, key_tensor
-        return
-    if tensor.numel() == 0 or _has_no_values(tensor._local_tensor):
-        yield None, (0, 0), None  # nothing will be written, so nothing is drawn
-        return
-    from fastinit._keys import key_from_generator  # which imports the operators, and they this
-
-    if generator is None:
-        generator = torch.default_generator
-    if generator.device.type != "cpu":
-        yield generator, None, None  # which the device reads without waiting
-        return
-    state = generator.get_state()
-    try:
-        key = key_from_generator(generator, generator.device)
-        _require_agreement(tensor.device_mesh, key)
-        yield None, key, None
-    except BaseException:
-        generator.set_state(state)
-        raise
-
-
-def _has_no_values(local: Tensor) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return local.is_meta or isinstance(local, FakeTensor)
-
-
-# By the default process group, which ends with all others: hashes of the meshes whose ranks were
-# found to draw the same key.
-_agreed: WeakKeyDictionary[Any, set[int]] = WeakKeyDictionary()
-
-
-def _require_agreement(mesh: Any, key: tuple[int, int]) -> None:
-    """Compare the key over all ranks of the mesh, the first time a key is drawn for that mesh.
-
-    One reduction of four words along each mesh dimension; all ranks learn the same. In fake process
-    groups, and after the end of all, there is nobody to compare with.
-    """
-    import torch.distributed as dist
-
-    if dist.group.WORLD is None:
-        return
-    agreed = _agreed.setdefault(dist.group.WORLD, set())
-    if hash(mesh) in agreed:
-        return
-    groups = mesh.get_all_groups()
-    if any("fake" in dist.get_backend(group) for group in groups):
-        return
-    # The largest of each word and, as ~ reverses the order, the complement of the smallest.
-    extremes = torch.tensor([*key, *(~word for word in key)], device=mesh.device_type)
-    for group in groups:
-        dist.all_reduce(extremes, dist.ReduceOp.MAX, group=group)
-    *largest, seed, offset = extremes.tolist()
-    if largest != [~seed, ~offset]:
-        raise RuntimeError(
-            f"the ranks of {mesh} draw different keys for the same tensor, so they were seeded "
-            "differently or have drawn differently often; call torch.manual_seed with one seed "
-            "on all of them, or give a key"
-        )
-    agreed.add(hash(mesh))
-
-
-# ----------------------------------------------------------------------------------- the fills
-
-
-class ShardedOps:
-    """The fill operators for DTensors: each fills the local pieces with its native namesake."""
-
-    def __init__(self, native: Any) -> None:
-        """Stand before these operators."""
-        self._native = native
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """The operator `name`, with the arguments of the native one."""
-        return functools.partial(_fill, name, getattr(self._native, name))
-
-
-@untraced
-def _fill(name: str, native: Callable[..., None], tensor: Tensor, *arguments: Any) -> None:
-    schema = getattr(torch.ops.fastinit, name).default._schema
-    own = len(schema.arguments) - 1 - _STREAM_ARGUMENTS
-    with shared_source(tensor, *arguments[own:]) as source:
-        parts = pieces(tensor)
-        generator = source[0] if len(parts) > 1 else None
-        state = generator.get_state() if generator is not None else torch.empty(0)
-        for local, region in parts:
-            if generator is not None:  # all pieces draw the same key
-                generator.set_state(state)
-            native(local, *arguments[:own], *source, region.global_shape, region.offsets)
-    bump_version(tensor)

@@ -3,7 +3,7 @@
 Owns what is changed in torch, that it is changed once however many ask for it, and that all of it
 is undone. A function of torch.nn.init stays the object it is and gets other code, so that whoever
 holds it is reached; a method or factory written in C is covered by an attribute. What stands in is
-`_routes`'s; must not know how a tensor is filled.
+`routes`'s; must not know how a tensor is filled.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.nn.init
 
-from fastinit import _routes, init
-from fastinit._changes import Change, CoveredMembers
-from fastinit._keys import Key, close_scope, open_scope
-from fastinit._scopes import Scope
+from fastinit import init
+from fastinit._fill.keys import Key, close_scope, open_scope
+from fastinit._intercept import routes
+from fastinit._intercept.changes import Change, CoveredMembers
+from fastinit._intercept.scopes import Scope
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -109,7 +110,7 @@ def _jump(function: FunctionType, ours: Callable[..., Any]) -> CodeType:
     code = function.__code__
     name, arguments = code.co_name, ", ".join(code.co_varnames[: code.co_argcount])
     delegates = "handle_torch_function" in code.co_names
-    _stand_ins[name] = _routes.init_function(ours, _copy(function), delegates)
+    _stand_ins[name] = routes.init_function(ours, _copy(function), delegates)
     made: dict[str, Any] = {}
     exec(
         f"def {name}({arguments}):\n"
@@ -125,13 +126,13 @@ _lock = threading.RLock()  # of the plain calls
 _swapped_code = _SwappedCode()
 _covered_members = CoveredMembers(
     (
-        (torch.Tensor, "normal_", _routes.tensor_normal),
-        (torch.Tensor, "uniform_", _routes.tensor_uniform),
-        (torch, "randn", functools.partial(_routes.factory, init.normal_)),
-        (torch, "rand", functools.partial(_routes.factory, init.uniform_)),
-        (torch, "normal", _routes.normal_factory),
-        (torch, "randn_like", functools.partial(_routes.like_factory, init.normal_)),
-        (torch, "rand_like", functools.partial(_routes.like_factory, init.uniform_)),
+        (torch.Tensor, "normal_", routes.tensor_normal),
+        (torch.Tensor, "uniform_", routes.tensor_uniform),
+        (torch, "randn", functools.partial(routes.factory, init.normal_)),
+        (torch, "rand", functools.partial(routes.factory, init.uniform_)),
+        (torch, "normal", routes.normal_factory),
+        (torch, "randn_like", functools.partial(routes.like_factory, init.normal_)),
+        (torch, "rand_like", functools.partial(routes.like_factory, init.uniform_)),
     )
 )
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from fastinit._extension import native
+from fastinit._fill.extension import native
 
 Words: TypeAlias = tuple[int, int]
 Region: TypeAlias = tuple[Sequence[int], Sequence[int]]

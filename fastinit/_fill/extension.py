@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from fastinit._dtensor import PLAIN_TYPES, ShardedOps, is_dtensor
-
 _Function = TypeVar("_Function", bound=Callable[..., object])
-
-_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 _REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
@@ -49,20 +45,6 @@ def _check_version(built_for: str, installed: str) -> None:
 
 native: Any = _load()
 _check_version(native.build_info()["torch"], torch.__version__)
-
-
-_sharded = ShardedOps(native)
-
-
-def ops(tensor: Tensor) -> Any:
-    """The operators that fill `tensor`.
-
-    The quick entrance, or the registered ones that torch.compile can trace; other tracers work
-    below Python and see either. For a DTensor, those that fill its local part.
-    """
-    if type(tensor) not in PLAIN_TYPES and is_dtensor(tensor):
-        return _sharded
-    return torch.ops.fastinit if _is_dynamo_compiling() else native
 
 
 def delegate(function: Callable[..., Tensor], tensor: Tensor, **arguments: object) -> Tensor:

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from fastinit._extension import delegate, native, ops
-from fastinit._fans import (
+from fastinit._fill.dtensor import ops
+from fastinit._fill.extension import delegate, native
+from fastinit._fill.fans import (
     Axes,
     FanArguments,
     ZeroScaleError,
@@ -34,8 +35,8 @@ from fastinit._fans import (
     kaiming_mode,
     scaled,
 )
-from fastinit._keys import KeyLike, stream
-from fastinit._regions import Region, nothing_to_fill
+from fastinit._fill.keys import KeyLike, stream
+from fastinit._fill.regions import Region, nothing_to_fill
 
 
 def kaiming_uniform_(
@@ -63,7 +64,7 @@ def kaiming_uniform_(
         a: the negative slope, for leaky_relu.
         mode: "fan_in" keeps the variance of activations, "fan_out" that of gradients.
         nonlinearity: what follows the layer; a name `calculate_gain` knows.
-        in_axis, out_axis, batch_axis, groups: see `fastinit._scaling`.
+        in_axis, out_axis, batch_axis, groups: see `fastinit._fill.scaling`.
 
     Returns: the tensor.
 
@@ -185,7 +186,7 @@ def xavier_uniform_(
 
     Args:
         tensor, generator, key, region: see `fastinit.init`; at least 2 dimensions.
-        gain, in_axis, out_axis, batch_axis, groups: see `fastinit._scaling`.
+        gain, in_axis, out_axis, batch_axis, groups: see `fastinit._fill.scaling`.
 
     Returns: the tensor.
 

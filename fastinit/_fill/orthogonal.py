@@ -6,28 +6,24 @@ normal values are made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from fastinit import _pending
-from fastinit._dtensor import (
-    PLAIN_TYPES,
-    bump_version,
-    is_dtensor,
-    pieces,
-    shared_source,
-    untraced,
-)
-from fastinit._extension import delegate, ops
-from fastinit._fans import scaled
-from fastinit._keys import KeyLike, can_draw_key, key_from_generator, stream
-from fastinit._regions import Region, nothing_to_fill
+from fastinit._fill.dtensor import ops, shared_source
+from fastinit._fill.extension import delegate
+from fastinit._fill.fans import scaled
+from fastinit._fill.keys import KeyLike, can_draw_key, key_from_generator, stream
+from fastinit._fill.placements import PLAIN_TYPES, bump_version, is_dtensor, pieces, untraced
+from fastinit._fill.regions import Region, nothing_to_fill
 
 _empty = torch.empty  # also while a library has its own in torch
+
+# Remembers a fill of a tensor for later, where it may wait; `_intercept` sets it.
+postpone: Callable[[Tensor, Callable[[], Callable[[Tensor], None]]], bool] | None = None
 
 
 def orthogonal_(
@@ -104,23 +100,18 @@ def _deferred(
     source: tuple[Any, ...],
 ) -> bool:
     """Have `deferred`, if it is in force, remember the call; False where it has to run now."""
-    pending = None if torch.compiler.is_dynamo_compiling() else _pending.current()
-    if pending is None or type(tensor) not in PLAIN_TYPES:
+    if postpone is None or torch.compiler.is_dynamo_compiling() or type(tensor) not in PLAIN_TYPES:
         return False
     generator, words, key_tensor = (*source, None, None)[:3]
     draws_here = words is not None or can_draw_key(generator, tensor.device)
     if scale is not None or key_tensor is not None or not draws_here:
         return False
-    if not pending.accepts(tensor):
-        return False
-    words = words or key_from_generator(generator, tensor.device)
 
-    def run(alias: Tensor) -> None:
-        _fill_one(alias, factor, None, region, (None, words, None))
+    def make() -> Callable[[Tensor], None]:
+        own = words or key_from_generator(generator, tensor.device)
+        return lambda alias: _fill_one(alias, factor, None, region, (None, own, None))
 
-    pending.add_run(tensor, run)
-    _pending.bump_version(tensor)
-    return True
+    return postpone(tensor, make)
 
 
 def _fill_one(

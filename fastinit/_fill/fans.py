@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from fastinit._dtensor import is_dtensor, local_scalar
-from fastinit._extension import at_compile_time, native
+from fastinit._fill.extension import at_compile_time, native
+from fastinit._fill.placements import is_dtensor, local_scalar
 
 Axes: TypeAlias = int | Sequence[int]
 FanArguments: TypeAlias = tuple[

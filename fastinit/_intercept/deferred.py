@@ -2,7 +2,7 @@
 
 Owns what each operation on tensors means for initializations that wait: to wait as well, to
 overwrite some, to need only the shape, or, in all other cases, to need the values. Which of them
-matter and how they run is `_pending`'s.
+matter and how they run is `pending`'s.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastinit import _laws, _pending
-from fastinit._changes import CoveredMembers
-from fastinit._keys import Key, can_draw_key, key_from_generator, keyed
-from fastinit._patch import patch
-from fastinit._pending import Pending
-from fastinit._routes import is_plain
-from fastinit._scopes import Scope
+from fastinit._fill import laws, orthogonal
+from fastinit._fill.keys import Key, can_draw_key, key_from_generator
+from fastinit._intercept import pending as waiting
+from fastinit._intercept.changes import CoveredMembers
+from fastinit._intercept.keyed import keyed
+from fastinit._intercept.patch import patch
+from fastinit._intercept.pending import Pending
+from fastinit._intercept.routes import is_plain
+from fastinit._intercept.scopes import Scope
 
 Handler: TypeAlias = Callable[[Pending, Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -90,7 +92,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _handler(func: Any) -> Handler:
     if not isinstance(func, torch._ops.OpOverload):
         return _anything
-    if func.namespace == "fastinit" and func._opname in _laws.OPERATORS:
+    if func.namespace == "fastinit" and func._opname in laws.OPERATORS:
         return _random_fill
     if func is torch.ops.fastinit.sparse_.default:
         return _sparse_fill
@@ -146,7 +148,7 @@ def _constant_fill(
 
 
 def _random_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    law_of, count = _laws.OPERATORS[func._opname]
+    law_of, count = laws.OPERATORS[func._opname]
     args = args + (None,) * (count + 5 - len(args))
     target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:count], args[count:]
     draws_here = key is not None or can_draw_key(generator, target.device)
@@ -156,7 +158,7 @@ def _random_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
     _validate(func, args)
     law = law_of(target, *arguments, region=None if region[0] is None else tuple(region))
     pending.add_fill(target, law, key or key_from_generator(generator, target.device))
-    _pending.bump_version(target)
+    waiting.bump_version(target)
     return None
 
 
@@ -170,8 +172,21 @@ def _sparse_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
     _validate(func, args)
     words = key or key_from_generator(generator, target.device)
     pending.add_run(target, lambda tensor: func(tensor, *arguments, None, words, None, *region))
-    _pending.bump_version(target)
+    waiting.bump_version(target)
     return None
+
+
+def _postpone(tensor: Tensor, make: Callable[[], Callable[[Tensor], None]]) -> bool:
+    """Record what `make` gives, if this tensor's initialization may wait."""
+    pending = waiting.current()
+    if pending is None or not pending.accepts(tensor):
+        return False
+    pending.add_run(tensor, make())
+    waiting.bump_version(tensor)
+    return True
+
+
+orthogonal.postpone = _postpone
 
 
 def _validate(func: Any, args: tuple[Any, ...]) -> None:
@@ -193,7 +208,7 @@ def _exposing(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def stand_in(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        pending = _pending.current()
+        pending = waiting.current()
         if pending is not None and isinstance(self, Tensor) and self.layout is torch.strided:
             pending.expose(self)
         return stock(self, *args, **kwargs)
@@ -206,7 +221,7 @@ def _showing(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def stand_in(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        pending = _pending.current()
+        pending = waiting.current()
         if pending is not None:
             pending.flush([self])
         return stock(self, *args, **kwargs)
@@ -271,11 +286,11 @@ class deferred(Scope[ExitStack]):  # noqa: N801  (used like a function)
                 stack.enter_context(keyed(self._seed))
             _covered_methods.acquire()
             stack.callback(_covered_methods.release)
-            pending = _pending.current()
+            pending = waiting.current()
             if pending is None:
                 pending = Pending()
-                _pending.set_current(pending)
-                stack.callback(_pending.set_current, None)
+                waiting.set_current(pending)
+                stack.callback(waiting.set_current, None)
                 stack.callback(pending.flush_all)
                 stack.enter_context(_Mode(pending))
             else:  # one order for all that waits in this thread

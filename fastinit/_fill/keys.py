@@ -19,9 +19,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fastinit._extension import at_compile_time, native, untraceable
-from fastinit._regions import Region
-from fastinit._scopes import Scope
+from fastinit._fill.extension import at_compile_time, native, untraceable
+from fastinit._fill.regions import Region
 
 _MASK64 = (1 << 64) - 1
 _SIGN64 = 1 << 63
@@ -181,7 +180,7 @@ class Key:
 KeyLike: TypeAlias = Key | int | Tensor
 
 
-class _Scope:
+class KeyScope:
     """One use of a seed in one context: an endless row of keys, the outer scope, open or not.
 
     It is closed, not taken off the context, since that need not be at hand where it ends.
@@ -189,36 +188,36 @@ class _Scope:
 
     __slots__ = ("indices", "key", "open", "outer")
 
-    def __init__(self, key: Key, outer: _Scope | None) -> None:
+    def __init__(self, key: Key, outer: KeyScope | None) -> None:
         self.key = key
         self.outer = outer
         self.indices = count()  # next() is atomic: threads may share a context
         self.open = True
 
 
-_scope: ContextVar[_Scope | None] = ContextVar("fastinit.keyed", default=None)
+_scope: ContextVar[KeyScope | None] = ContextVar("fastinit.keyed", default=None)
 _scopes_lock = threading.Lock()
 _open_scopes = 0  # in all contexts; what spares everyone else a look at the context
 
 
-def _innermost() -> _Scope | None:
+def _innermost() -> KeyScope | None:
     scope = _scope.get()
     while scope is not None and not scope.open:
         scope = scope.outer
     return scope
 
 
-def open_scope(seed: int) -> _Scope:
+def open_scope(seed: int) -> KeyScope:
     """From here on the draws of this context that name no key take children of Key(seed)."""
     global _open_scopes
-    scope = _Scope(Key(seed), _innermost())
+    scope = KeyScope(Key(seed), _innermost())
     with _scopes_lock:
         _open_scopes += 1
     _scope.set(scope)
     return scope
 
 
-def close_scope(scope: _Scope) -> None:
+def close_scope(scope: KeyScope) -> None:
     """End what `open_scope` began, from wherever; scopes need not end in order."""
     global _open_scopes
     with _scopes_lock:
@@ -226,44 +225,6 @@ def close_scope(scope: _Scope) -> None:
             scope.open = False
             _open_scopes -= 1
     _scope.set(_innermost())
-
-
-class keyed(Scope[_Scope]):  # noqa: N801  (used like a function)
-    """Give every draw inside that names no key one of its own, derived from a seed.
-
-    Formula: draw number n, from 0, takes `Key(seed).fold_in(n)`. Draws that name a key or a
-    generator are not counted, nor are those into meta tensors or tensors without elements, which
-    have no values. A call that is refused may have been counted.
-
-    Args:
-        seed: an integer, taken mod 2^64.
-
-    Raises:
-        TypeError: seed is not an integer.
-
-    Reproducibility: the values inside depend on the seed and the order of the draws, on no device,
-    rank or torch generator, and no torch generator moves. The innermost seed counts. It holds for
-    the context (`contextvars`) that enters it: other threads are not affected, and tasks that are
-    started inside inherit it.
-
-    Example:
-        >>> import torch, fastinit
-        >>> with fastinit.keyed(7):
-        ...     w = fastinit.normal_(torch.empty(3, 5))
-        >>> key = fastinit.Key(7).fold_in(0)
-        >>> torch.equal(w, fastinit.normal_(torch.empty(3, 5), key=key))
-        True
-    """
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self._seed = Key(seed).seed
-
-    def _begin(self) -> _Scope:
-        return open_scope(self._seed)
-
-    def _end(self, use: _Scope) -> None:
-        close_scope(use)
 
 
 def missing_key(tensor: Tensor, region: Region | None) -> KeyLike | None:

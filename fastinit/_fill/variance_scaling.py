@@ -1,8 +1,8 @@
 """The fan-scaled schemes of Keras and JAX: variance scaling and, as cases of it, LeCun's.
 
 Owns their public functions, which torch.nn.init lacks. Must not know how a fan is computed. The
-arguments in_axis, out_axis, batch_axis and groups are told in `fastinit._scaling`, all others in
-`fastinit.init`.
+arguments in_axis, out_axis, batch_axis and groups are told in `fastinit._fill.scaling`, all others
+in `fastinit.init`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from fastinit._extension import delegate, ops
-from fastinit._fans import Axes, fan_arguments, scaled
-from fastinit._keys import KeyLike, stream
-from fastinit._regions import Region, nothing_to_fill
+from fastinit._fill.dtensor import ops
+from fastinit._fill.extension import delegate
+from fastinit._fill.fans import Axes, fan_arguments, scaled
+from fastinit._fill.keys import KeyLike, stream
+from fastinit._fill.regions import Region, nothing_to_fill
 
 _DISTRIBUTIONS = {
     "uniform": "uniform",
@@ -54,7 +55,7 @@ def variance_scaling_(
         scale: variance times fan, above 0; a float or a 0-dim tensor on the tensor's device.
         mode: "fan_in", "fan_out" or "fan_avg", their mean.
         distribution: "truncated_normal", "normal" ("untruncated_normal" is the same) or "uniform".
-        in_axis, out_axis, batch_axis, groups: see `fastinit._scaling`.
+        in_axis, out_axis, batch_axis, groups: see `fastinit._fill.scaling`.
 
     Returns: the tensor.
 
