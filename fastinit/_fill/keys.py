@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -183,16 +184,25 @@ KeyLike: TypeAlias = Key | int | Tensor
 class KeyScope:
     """One use of a seed in one context: an endless row of keys, the outer scope, open or not.
 
-    It is closed, not taken off the context, since that need not be at hand where it ends.
+    Instead of the row it may have a function that chooses a key by the tensor to fill. It is
+    closed, not taken off the context, since that need not be at hand where it ends.
     """
 
-    __slots__ = ("indices", "key", "open", "outer")
+    __slots__ = ("choose", "indices", "key", "open", "outer")
 
-    def __init__(self, key: Key, outer: KeyScope | None) -> None:
+    def __init__(
+        self, key: Key, outer: KeyScope | None, choose: Callable[[Tensor], Key] | None
+    ) -> None:
         self.key = key
         self.outer = outer
+        self.choose = choose
         self.indices = count()  # next() is atomic: threads may share a context
         self.open = True
+
+    def next(self, tensor: Tensor) -> Key:
+        if self.choose is not None:
+            return self.choose(tensor)
+        return self.key.fold_in(next(self.indices))
 
 
 _scope: ContextVar[KeyScope | None] = ContextVar("fastinit.keyed", default=None)
@@ -207,10 +217,15 @@ def _innermost() -> KeyScope | None:
     return scope
 
 
-def open_scope(seed: int) -> KeyScope:
-    """From here on the draws of this context that name no key take children of Key(seed)."""
+def open_scope(seed: int, choose: Callable[[Tensor], Key] | None = None) -> KeyScope:
+    """From here on the draws of this context that name no key take children of Key(seed).
+
+    Args:
+        seed: of the key.
+        choose: the key of a draw into a tensor, if it is not to depend on the draws before.
+    """
     global _open_scopes
-    scope = KeyScope(Key(seed), _innermost())
+    scope = KeyScope(Key(seed), _innermost(), choose)
     with _scopes_lock:
         _open_scopes += 1
     _scope.set(scope)
@@ -234,18 +249,18 @@ def missing_key(tensor: Tensor, region: Region | None) -> KeyLike | None:
     """
     if not _open_scopes or tensor.is_meta or (tensor.numel() == 0 and region is None):
         return None
-    return _key_of_scope(torch.compiler.is_dynamo_compiling())
+    return _key_of_scope(tensor, torch.compiler.is_dynamo_compiling())
 
 
 @untraceable
-def _key_of_scope(compiling: bool) -> KeyLike | None:
+def _key_of_scope(tensor: Tensor, compiling: bool) -> KeyLike | None:
     """The next key of the innermost scope; a tensor for a compiled caller, which would otherwise
     be compiled anew for each value.
     """
     scope = _innermost()
     if scope is None:
         return None
-    key = scope.key.fold_in(next(scope.indices))
+    key = scope.next(tensor)
     return key.to_tensor("cpu") if compiling else key
 
 

@@ -7,6 +7,7 @@ normal values are made.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,7 +110,9 @@ def _deferred(
 
     def make() -> Callable[[Tensor], None]:
         own = words or key_from_generator(generator, tensor.device)
-        return lambda alias: _fill_one(alias, factor, None, region, (None, own, None))
+        return partial(
+            _fill_one, factor=factor, scale=None, region=region, source=(None, own, None)
+        )
 
     return postpone(tensor, make)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import torch
 import torch.utils.dlpack
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from fastinit._fill import laws, orthogonal
@@ -24,7 +24,7 @@ from fastinit._intercept import pending as waiting
 from fastinit._intercept.changes import CoveredMembers
 from fastinit._intercept.keyed import keyed
 from fastinit._intercept.patch import patch
-from fastinit._intercept.pending import Pending
+from fastinit._intercept.pending import Call, Pending
 from fastinit._intercept.routes import is_plain
 from fastinit._intercept.scopes import Scope
 
@@ -143,7 +143,7 @@ def _constant_fill(
     if kwargs or not target.dtype.is_floating_point or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
     func(_empty(2, dtype=target.dtype), *value)  # refuses a value out of range
-    pending.add_run(target, lambda tensor: func(tensor, *value))
+    pending.add_run(target, Call(func, value))
     return target
 
 
@@ -171,7 +171,7 @@ def _sparse_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
         return _overwrite(pending, func, args, kwargs)
     _validate(func, args)
     words = key or key_from_generator(generator, target.device)
-    pending.add_run(target, lambda tensor: func(tensor, *arguments, None, words, None, *region))
+    pending.add_run(target, Call(func, (*arguments, None, words, None, *region)))
     waiting.bump_version(target)
     return None
 
@@ -239,6 +239,21 @@ _covered_methods = CoveredMembers(
     + [(torch.Tensor, "__dlpack__", _exposing)]
     + [(owner, "to_dlpack", _exposing) for owner in (torch, torch.utils.dlpack)]
 )
+
+
+@contextmanager
+def recording(pending: Pending) -> Iterator[None]:
+    """Under the patch, have the initializations of this thread wait in `pending`, and leave there
+    what waits at the end. What else is deferred, or watched by dispatch modes, has no part in it.
+    """
+    outer = waiting.current()
+    with _disable_current_modes(), patch(), ExitStack() as stack:
+        _covered_methods.acquire()
+        stack.callback(_covered_methods.release)
+        waiting.set_current(pending)
+        stack.callback(waiting.set_current, outer)
+        stack.enter_context(_Mode(pending))
+        yield
 
 
 class deferred(Scope[ExitStack]):  # noqa: N801  (used like a function)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +37,17 @@ class Place(NamedTuple):
     size: torch.Size
     stride: tuple[int, ...]
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A run that tells what it does."""
+
+    function: Callable[..., object]
+    arguments: tuple[Any, ...]  # after the tensor
+
+    def __call__(self, tensor: Tensor) -> object:
+        return self.function(tensor, *self.arguments)
 
 
 class Record(NamedTuple):
@@ -141,6 +153,11 @@ class Pending:
             return True
         write = _record(tensor, None, None)
         return all(write.covers(record) or not write.meets(record) for record in held.records)
+
+    def records(self, tensor: Tensor) -> list[Record]:
+        """What waits for the storage of `tensor`, in its order."""
+        held = self._held(tensor)
+        return [] if held is None else list(held.records)
 
     def flush(self, tensors: Iterable[Tensor]) -> None:
         """Run what waits for the storages of these tensors."""
