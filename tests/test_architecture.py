@@ -199,7 +199,10 @@ def test_every_file_says_what_it_is() -> None:
 # The Python side.
 
 # From the bottom up: nothing imports from a room behind its own.
-PYTHON_ROOMS = ["_fill", "init", "_intercept", "__init__"]
+PYTHON_ROOMS = [
+    "_fill", "init", "_intercept", "initializers", "recipes", "models", "diagnostics", "__init__",
+    "__main__",
+]  # fmt: skip
 MOST_FILES = 12  # in a folder, its __init__ not counted
 
 

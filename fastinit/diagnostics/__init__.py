@@ -1,0 +1,5 @@
+"""Looking at a network: what its initialization does to signals, weights and gradients.
+
+Results are plain data: an iterable of frozen records, `str()` a table, `to_json()`, and `plot()` a
+matplotlib Figure. matplotlib is imported by `plot()` alone, and rich by a terminal alone.
+"""
