@@ -1,6 +1,7 @@
 // The words that differ between compilers. Owns FASTINIT_HD, which makes a function callable
 // from the host and from CUDA device code, FASTINIT_UNROLL and FASTINIT_NO_UNROLL, which rule the
-// loop behind them, FASTINIT_MULTIPLY_WIDE, and FASTINIT_ISA, the inline namespace that keeps the
+// loop behind them, FASTINIT_ANY_CALLEE before a template that calls what its caller may call,
+// FASTINIT_MULTIPLY_WIDE, and FASTINIT_ISA, the inline namespace that keeps the
 // copies of the core compiled for different instruction sets apart, so that the linker can never
 // replace a baseline copy by one that needs AVX-512.
 #pragma once
@@ -13,10 +14,12 @@
 #define FASTINIT_HD __host__ __device__ __forceinline__
 #define FASTINIT_UNROLL _Pragma("unroll")
 #define FASTINIT_NO_UNROLL _Pragma("unroll 1")
+#define FASTINIT_ANY_CALLEE _Pragma("nv_exec_check_disable")
 #else
 #define FASTINIT_HD inline __attribute__((always_inline))
 #define FASTINIT_UNROLL _Pragma("GCC unroll 16")
 #define FASTINIT_NO_UNROLL _Pragma("GCC unroll 1")
+#define FASTINIT_ANY_CALLEE
 #endif
 
 // product = a * b, all 64 bits of two 32-bit numbers: one instruction, which nvcc does not find.

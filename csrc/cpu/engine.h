@@ -5,6 +5,7 @@
 #include "../core/lanes.h"
 #include "pack.h"
 // pack.h first: the core's templates must see its overloads.
+#include "../core/dispatch.h"
 #include "../core/fill.h"
 #include "../kernels.h"
 #include "tiles.h"
@@ -412,33 +413,10 @@ void fill_typed(const FillSpec& spec, int64_t begin, int64_t end) {
   }
 }
 
-template <Distribution distribution>
-void fill_distribution(const FillSpec& spec, int64_t begin, int64_t end) {
-  switch (spec.dtype) {
-    case DType::kFloat16:
-      return fill_typed<distribution, DType::kFloat16>(spec, begin, end);
-    case DType::kBFloat16:
-      return fill_typed<distribution, DType::kBFloat16>(spec, begin, end);
-    case DType::kFloat32:
-      return fill_typed<distribution, DType::kFloat32>(spec, begin, end);
-    case DType::kFloat64:
-      return fill_typed<distribution, DType::kFloat64>(spec, begin, end);
-    case DType::kFloat8E4M3:
-      return fill_typed<distribution, DType::kFloat8E4M3>(spec, begin, end);
-    case DType::kFloat8E5M2:
-      return fill_typed<distribution, DType::kFloat8E5M2>(spec, begin, end);
-  }
-}
-
 inline void fill_items(const FillSpec& spec, int64_t begin, int64_t end) {
-  switch (spec.law.distribution) {
-    case Distribution::kUniform:
-      return fill_distribution<Distribution::kUniform>(spec, begin, end);
-    case Distribution::kNormal:
-      return fill_distribution<Distribution::kNormal>(spec, begin, end);
-    case Distribution::kTruncNormal:
-      return fill_distribution<Distribution::kTruncNormal>(spec, begin, end);
-  }
+  with_kind(spec, [&]<Distribution distribution, DType dtype> {
+    fill_typed<distribution, dtype>(spec, begin, end);
+  });
 }
 
 }  // namespace FASTINIT_ISA

@@ -7,6 +7,7 @@
 // twice.
 #pragma once
 
+#include "../core/dispatch.h"
 #include "../core/fill.h"
 
 namespace fastinit::cuda {
@@ -31,20 +32,8 @@ FASTINIT_HD double read_scalar(const void* value) {
 
 FASTINIT_HD double scale_factor(const DeviceInputs& device) {
   if (device.scale == nullptr) return 1.0;
-  switch (device.scale_dtype) {
-    case DType::kFloat16:
-      return read_scalar<DType::kFloat16>(device.scale);
-    case DType::kBFloat16:
-      return read_scalar<DType::kBFloat16>(device.scale);
-    case DType::kFloat32:
-      return read_scalar<DType::kFloat32>(device.scale);
-    case DType::kFloat64:
-      return read_scalar<DType::kFloat64>(device.scale);
-    case DType::kFloat8E4M3:
-      return read_scalar<DType::kFloat8E4M3>(device.scale);
-    default:
-      return read_scalar<DType::kFloat8E5M2>(device.scale);
-  }
+  return with_dtype(device.scale_dtype,
+                    [&]<DType dtype> { return read_scalar<dtype>(device.scale); });
 }
 
 FASTINIT_HD StreamKey resolved_key(const FillSpec& spec) {
@@ -256,31 +245,17 @@ FASTINIT_HD int64_t units_of(const FillSpec& spec) {
   return Rows(spec.layout, kBlockElements<Compute<dtype>>).units();
 }
 
-template <Distribution distribution, DType dtype>
-FASTINIT_HD void run_units_of(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
-                              int64_t begin, int64_t end, int64_t thread, int64_t threads) {
-  if (is_dense(spec)) {
-    run_dense<distribution, dtype>(spec, prepared, begin, end, thread, threads);
-  } else {
-    run_rows<distribution, dtype>(spec, prepared, begin, end, thread, threads);
-  }
-}
-
 // The units from `begin` to `end`.
 template <DType dtype>
 FASTINIT_HD void run_units(const FillSpec& spec, const Prepared<Compute<dtype>>& prepared,
                            int64_t begin, int64_t end, int64_t thread, int64_t threads) {
-  switch (spec.law.distribution) {
-    case Distribution::kUniform:
-      return run_units_of<Distribution::kUniform, dtype>(spec, prepared, begin, end, thread,
-                                                         threads);
-    case Distribution::kNormal:
-      return run_units_of<Distribution::kNormal, dtype>(spec, prepared, begin, end, thread,
-                                                        threads);
-    default:
-      return run_units_of<Distribution::kTruncNormal, dtype>(spec, prepared, begin, end, thread,
-                                                             threads);
-  }
+  with_distribution(spec.law.distribution, [&]<Distribution distribution> {
+    if (is_dense(spec)) {
+      run_dense<distribution, dtype>(spec, prepared, begin, end, thread, threads);
+    } else {
+      run_rows<distribution, dtype>(spec, prepared, begin, end, thread, threads);
+    }
+  });
 }
 
 // --------------------------------------------------------------------------------- the mask

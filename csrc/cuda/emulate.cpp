@@ -42,7 +42,6 @@ void emulate_table(const FillSpec* specs, int64_t count, int64_t blocks, int64_t
     with_dtype(segment.dtype, [&]<DType dtype> {
       const Threads<dtype> block{threads};
       for (int64_t share = 0; share < table.shares(); ++share) run_share(table, share, block);
-      return 0;
     });
   }
   free(memory);
@@ -54,18 +53,16 @@ void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threa
   if (count == 1 && is_dense(*specs)) {
     with_kind(*specs, [&]<Distribution distribution, DType dtype> {
       emulate_dense<distribution, dtype>(*specs, blocks, threads);
-      return 0;
     });
   } else {
     emulate_table(specs, count, blocks, threads);
   }
   if (specs->sparse.zeros == 0) return;
-  with_word(specs->dtype, [&]<class Word> {
+  with_dtype(specs->dtype, [&]<DType dtype> {
     const StreamKey mask_key = child_key(resolved_key(*specs), 0);
     for (int64_t i = 0; i < blocks * threads; ++i) {
-      run_mask<Word>(*specs, mask_key, i, blocks * threads);
+      run_mask<Code<dtype>>(*specs, mask_key, i, blocks * threads);
     }
-    return 0;
   });
 }
 

@@ -160,7 +160,8 @@ int fill(const FillSpec& spec, void* stream) {
     });
   }
   if (error != 0 || spec.sparse.zeros == 0) return error;
-  return with_word(spec.dtype, [&]<class Word> { return launch_mask<Word>(spec, device); });
+  return with_dtype(spec.dtype,
+                    [&]<DType dtype> { return launch_mask<Code<dtype>>(spec, device); });
 }
 
 int64_t table_bytes(int64_t count) { return TableBuffer{count}.bytes(); }

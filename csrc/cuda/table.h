@@ -45,56 +45,6 @@ FASTINIT_HD void run_share(const Table& table, int64_t block, const Threads& thr
   }
 }
 
-// run.operator()<dtype>().
-template <class Run>
-auto with_dtype(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return run.template operator()<DType::kFloat16>();
-    case DType::kBFloat16:
-      return run.template operator()<DType::kBFloat16>();
-    case DType::kFloat32:
-      return run.template operator()<DType::kFloat32>();
-    case DType::kFloat64:
-      return run.template operator()<DType::kFloat64>();
-    case DType::kFloat8E4M3:
-      return run.template operator()<DType::kFloat8E4M3>();
-    default:
-      return run.template operator()<DType::kFloat8E5M2>();
-  }
-}
-
-// run.operator()<distribution, dtype>() of a fill.
-template <class Run>
-int with_kind(const FillSpec& spec, const Run& run) {
-  return with_dtype(spec.dtype, [&]<DType dtype> {
-    switch (spec.law.distribution) {
-      case Distribution::kUniform:
-        return run.template operator()<Distribution::kUniform, dtype>();
-      case Distribution::kNormal:
-        return run.template operator()<Distribution::kNormal, dtype>();
-      default:
-        return run.template operator()<Distribution::kTruncNormal, dtype>();
-    }
-  });
-}
-
-// run.operator()<unsigned integer of a dtype's size>().
-template <class Run>
-int with_word(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return run.template operator()<uint64_t>();
-    case DType::kFloat32:
-      return run.template operator()<uint32_t>();
-    case DType::kFloat16:
-    case DType::kBFloat16:
-      return run.template operator()<uint16_t>();
-    default:
-      return run.template operator()<uint8_t>();
-  }
-}
-
 inline int64_t units_of(const FillSpec& spec) {
   return with_dtype(spec.dtype, [&]<DType dtype> { return units_of<dtype>(spec); });
 }
