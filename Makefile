@@ -31,7 +31,7 @@ help: ## list the commands
 
 venv: ## make the virtual environment, with torch and the build tools
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) $(TORCH) "setuptools>=64" wheel ninja pybind11
+	$(INSTALL) $(TORCH) "setuptools>=77" ninja
 
 demo: venv ## build, and run examples/demo.py
 	$(BUILD) ".[demo]"

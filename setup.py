@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 11)
+# Commands of setuptools that compile. The others, for a source distribution, need no torch.
+COMPILING = {"build", "build_ext", "bdist_wheel", "develop", "editable_wheel", "install"}
 
 # No contraction: a product and a sum round twice unless the source says fma. Without OpenMP,
 # torch's parallel_for is a plain loop; it is not linked, so that the threads are torch's own.
@@ -178,15 +180,18 @@ def make_extension(toolkit: Toolkit | None) -> Any:
         flags["nvcc"] = [*NVCC_FLAGS, f"--threads={threads}"]
         sources += find_files("cuda/*.cu")
         make = cpp_extension.CUDAExtension
-    # What a source distribution needs besides the sources of this flavour.
+    # What the sources of this flavour include, or what another flavour compiles.
     others = [path for kind in ("h", "cuh", "cu") for path in find_files(f"**/*.{kind}")]
     return make("fastinit._C", sources, depends=others, extra_compile_args=flags)
 
 
 def main() -> None:
     """Build what the command line, or pip, asks for."""
-    from setuptools import setup
+    from setuptools import Extension, setup
 
+    if not COMPILING.intersection(sys.argv):
+        setup(ext_modules=[Extension("fastinit._C", find_files("**/*.cpp"))])
+        return
     try:
         import torch
     except ModuleNotFoundError:
@@ -204,7 +209,6 @@ def main() -> None:
     from torch.utils.cpp_extension import BuildExtension
 
     setup(
-        license="BSD-3-Clause",  # here, for pyproject.toml's form depends on setuptools' version
         ext_modules=[extension],
         cmdclass={"build_ext": BuildExtension},
         options={"build": {"build_base": build_directory(version, toolkit)}},
