@@ -4,6 +4,7 @@ Every value of every tensor is a pure function of a key and of its place in the 
 `fastinit.init` for what the functions share.
 """
 
+import importlib
 from typing import Any
 
 from fastinit import init
@@ -60,6 +61,7 @@ __all__ = [
     "eye",
     "eye_",
     "init",
+    "initializers",
     "kaiming_normal",
     "kaiming_normal_",
     "kaiming_uniform",
@@ -94,3 +96,10 @@ STREAM_VERSION: int = _native.stream_version()
 def build_info() -> dict[str, Any]:
     """What was built and what runs: versions, torch, CUDA, instruction sets, threads."""
     return {"version": __version__, "stream_version": STREAM_VERSION, **_native.build_info()}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for, as most programs never do.
+    if name == "initializers":
+        return importlib.import_module(f"fastinit.{name}")
+    raise AttributeError(f"module 'fastinit' has no attribute {name!r}")
