@@ -9,6 +9,7 @@ from typing import Any
 
 from fastinit import init
 from fastinit._fill.extension import native as _native
+from fastinit._fill.gains import gain
 from fastinit._fill.keys import Key
 from fastinit._fill.regions import Region
 from fastinit._intercept.deferred import deferred
@@ -60,6 +61,7 @@ __all__ = [
     "dirac_",
     "eye",
     "eye_",
+    "gain",
     "init",
     "initializers",
     "kaiming_normal",

@@ -283,11 +283,12 @@ MORE_INITIALIZERS = ["lecun_normal_", "lecun_uniform_", "variance_scaling_"]
 MODULES = ["init", "initializers"]
 KEYS_AND_REGIONS = ["Key", "Region"]
 CODE_ONE_DOES_NOT_OWN = ["deferred", "keyed", "patch", "unpatch"]
+GAINS_AND_SCALES = ["gain"]
 ABOUT_THE_BUILD = ["STREAM_VERSION", "__version__", "build_info"]
 
 
 def test_public_names() -> None:
-    functions = [*NN_INIT, *MORE_INITIALIZERS, *CODE_ONE_DOES_NOT_OWN]
+    functions = [*NN_INIT, *MORE_INITIALIZERS, *CODE_ONE_DOES_NOT_OWN, *GAINS_AND_SCALES]
     expected = [*functions, *KEYS_AND_REGIONS, *ABOUT_THE_BUILD, *MODULES]
     assert sorted(fastinit.__all__) == sorted(expected)
     assert sorted(fastinit.init.__all__) == sorted(NN_INIT + MORE_INITIALIZERS)
@@ -372,7 +373,8 @@ def test_examples_of_the_readme_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/stream.md", "docs/sharding.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/stream.md", "docs/sharding.md", "docs/gains.md"],
 )
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()

@@ -35,6 +35,7 @@ from fastinit._fill.fans import (
     kaiming_mode,
     scaled,
 )
+from fastinit._fill.gains import Function
 from fastinit._fill.keys import KeyLike, stream
 from fastinit._fill.regions import Region, nothing_to_fill
 
@@ -43,7 +44,7 @@ def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
     mode: str = "fan_in",
-    nonlinearity: str = "leaky_relu",
+    nonlinearity: str | Function = "leaky_relu",
     generator: torch.Generator | None = None,
     *,
     key: KeyLike | None = None,
@@ -63,7 +64,8 @@ def kaiming_uniform_(
         tensor, generator, key, region: see `fastinit.init`; at least 2 dimensions.
         a: the negative slope, for leaky_relu.
         mode: "fan_in" keeps the variance of activations, "fan_out" that of gradients.
-        nonlinearity: what follows the layer; a name `calculate_gain` knows.
+        nonlinearity: what follows the layer; a name that `calculate_gain` knows, or an elementwise
+            callable.
         in_axis, out_axis, batch_axis, groups: see `fastinit._fill.scaling`.
 
     Returns: the tensor.
@@ -95,13 +97,16 @@ def kaiming_uniform_(
     if tensor.numel() == 0 and nothing_to_fill(region):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
+    mode = kaiming_mode(mode)
+    gain, name, slope = gain_arguments(nonlinearity, a)
     ops(tensor).variance_scaling_(
         tensor,
         "uniform",
-        1.0,
+        gain,
         None,
-        kaiming_mode(mode),
-        *gain_arguments(nonlinearity, a),
+        mode,
+        name,
+        slope,
         *fan_arguments(in_axis, out_axis, batch_axis, groups),
         *stream(tensor, generator, key, region),
     )
@@ -112,7 +117,7 @@ def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,
     mode: str = "fan_in",
-    nonlinearity: str = "leaky_relu",
+    nonlinearity: str | Function = "leaky_relu",
     generator: torch.Generator | None = None,
     *,
     key: KeyLike | None = None,
@@ -152,13 +157,16 @@ def kaiming_normal_(
     if tensor.numel() == 0 and nothing_to_fill(region):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
+    mode = kaiming_mode(mode)
+    gain, name, slope = gain_arguments(nonlinearity, a)
     ops(tensor).variance_scaling_(
         tensor,
         "normal",
-        1.0,
+        gain,
         None,
-        kaiming_mode(mode),
-        *gain_arguments(nonlinearity, a),
+        mode,
+        name,
+        slope,
         *fan_arguments(in_axis, out_axis, batch_axis, groups),
         *stream(tensor, generator, key, region),
     )

@@ -44,6 +44,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "_no_grad_uniform_": init.uniform_,
     "_no_grad_normal_": init.normal_,
     "_no_grad_trunc_normal_": init.trunc_normal_,
+    # Not random, but so that code asking for the gain of a nonlinearity torch does not know runs.
+    "calculate_gain": init.calculate_gain,
 }
 
 
@@ -110,7 +112,8 @@ def _jump(function: FunctionType, ours: Callable[..., Any]) -> CodeType:
     code = function.__code__
     name, arguments = code.co_name, ", ".join(code.co_varnames[: code.co_argcount])
     delegates = "handle_torch_function" in code.co_names
-    _stand_ins[name] = routes.init_function(ours, _copy(function), delegates)
+    fills = name != "calculate_gain"
+    _stand_ins[name] = routes.init_function(ours, _copy(function), delegates) if fills else ours
     made: dict[str, Any] = {}
     exec(
         f"def {name}({arguments}):\n"

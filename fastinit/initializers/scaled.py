@@ -16,6 +16,7 @@ from torch import Tensor
 from fastinit import init
 from fastinit._fill import laws
 from fastinit._fill.fans import gain_arguments, kaiming_mode
+from fastinit._fill.gains import Function
 from fastinit._fill.keys import KeyLike
 from fastinit._fill.laws import Law
 from fastinit._fill.regions import Region
@@ -84,7 +85,8 @@ class Kaiming(_Scaled):
     Args:
         a: the negative slope, for leaky_relu; a number or an expression.
         mode: "fan_in" or "fan_out".
-        nonlinearity: what follows the layer; a name `calculate_gain` knows.
+        nonlinearity: what follows the layer; a name `calculate_gain` knows, or an elementwise
+            callable, which goes to no JSON.
         distribution: "normal" or "uniform".
         in_axis, out_axis, batch_axis, groups, transposed, parts: see `LaidOut`.
 
@@ -98,7 +100,7 @@ class Kaiming(_Scaled):
 
     a: Number = 0.0
     mode: str = "fan_in"
-    nonlinearity: str = "leaky_relu"
+    nonlinearity: str | Function = "leaky_relu"
     distribution: str = _NORMAL
 
     _numeric: ClassVar[tuple[str, ...]] = ("a",)
@@ -107,10 +109,20 @@ class Kaiming(_Scaled):
         self._check_distribution(_NORMAL, _UNIFORM)
         object.__setattr__(self, "mode", kaiming_mode(self.mode))
         if isinstance(self.a, float):
-            init.calculate_gain(self.nonlinearity, self.a)
+            name = gain_arguments(self.nonlinearity, self.a)[1]
+            init.calculate_gain(name, self.a)  # which refuses names that no function has
 
     def _scaling(self) -> tuple[float, str, str, float]:
-        return 1.0, self.mode, *gain_arguments(self.nonlinearity, self.a)
+        gain, nonlinearity, slope = gain_arguments(self.nonlinearity, self.a)
+        return gain, self.mode, nonlinearity, slope
+
+    def _field_data(self, name: str, value: Any) -> Any:
+        if name == "nonlinearity" and not isinstance(value, str):
+            raise ValueError(
+                f"nonlinearity is {value!r}, which JSON cannot hold; write VarianceScaling("
+                f"{init.calculate_gain(value) ** 2!r}, {self.mode!r}, {self.distribution!r})"
+            )
+        return LaidOut._field_data(self, name, value)
 
     def _fill(
         self,
