@@ -46,6 +46,9 @@ from fastinit.init import (
     xavier_uniform_,
     zeros_,
 )
+from fastinit.models.fingerprint import fingerprint
+from fastinit.models.manifest import regenerate, verify
+from fastinit.models.materialize import init_, materialize_
 
 __all__ = [
     "STREAM_VERSION",
@@ -61,8 +64,10 @@ __all__ = [
     "dirac_",
     "eye",
     "eye_",
+    "fingerprint",
     "gain",
     "init",
+    "init_",
     "initializers",
     "kaiming_normal",
     "kaiming_normal_",
@@ -71,12 +76,14 @@ __all__ = [
     "keyed",
     "lecun_normal_",
     "lecun_uniform_",
+    "materialize_",
     "normal",
     "normal_",
     "ones_",
     "orthogonal",
     "orthogonal_",
     "patch",
+    "regenerate",
     "sparse",
     "sparse_",
     "trunc_normal_",
@@ -84,6 +91,7 @@ __all__ = [
     "uniform_",
     "unpatch",
     "variance_scaling_",
+    "verify",
     "xavier_normal",
     "xavier_normal_",
     "xavier_uniform",
@@ -102,6 +110,6 @@ def build_info() -> dict[str, Any]:
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for, as most programs never do.
-    if name == "initializers":
+    if name in ("checkpoint", "initializers"):
         return importlib.import_module(f"fastinit.{name}")
     raise AttributeError(f"module 'fastinit' has no attribute {name!r}")

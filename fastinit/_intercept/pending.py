@@ -159,6 +159,10 @@ class Pending:
         held = self._held(tensor)
         return [] if held is None else list(held.records)
 
+    def would_cover(self, tensor: Tensor, record: Record) -> bool:
+        """Whether an initialization of `tensor` leaves nothing of a record of its storage."""
+        return _record(tensor, None, None).covers(record)
+
     def flush(self, tensors: Iterable[Tensor]) -> None:
         """Run what waits for the storages of these tensors."""
         found: dict[int, _Storage] = {}

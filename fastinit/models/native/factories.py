@@ -1,0 +1,69 @@
+"""New tensors within an expression, and the tensor at hand in their place.
+
+Owns which calls make tensors whose size need not be known, as the result's is. What a constructor
+draws is then drawn into the tensor itself, under its key. Must not know any module.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Mapping
+
+from fastinit.models.native.statements import dotted
+
+TENSOR = "__tensor__"  # the name of the tensor at hand
+_FACTORIES = {f"torch.{name}" for name in ("zeros", "ones", "full", "empty", "randn", "rand")}
+
+
+def factories(value: ast.expr) -> list[ast.Call]:
+    """The calls within an expression that make new tensors of a given size."""
+    return [
+        part
+        for part in ast.walk(value)
+        if isinstance(part, ast.Call) and dotted(part.func) in _FACTORIES
+    ]
+
+
+class _Replace(ast.NodeTransformer):
+    """Puts the tensor at hand in the place of new ones."""
+
+    def __init__(self, how: Mapping[int, str]) -> None:
+        self._how = how
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        how = self._how.get(getattr(node, "_told", 0))
+        if how is None:
+            return self.generic_visit(node)
+        text = {
+            "zeros": f"{TENSOR}.zero_()",
+            "ones": f"{TENSOR}.fill_(1)",
+            "full": f"{TENSOR}.fill_(__f__)",
+            "randn": f"{TENSOR}.normal_()",
+            "rand": f"{TENSOR}.uniform_()",
+            "empty": TENSOR,
+            "shape": f"{TENSOR}.new_zeros({TENSOR}.shape)",
+            "new": f"{TENSOR}.new_{dotted(node.func).split('.')[-1]}({TENSOR}.shape)",
+        }[how]
+        return ast.parse(text, mode="eval").body
+
+
+def replaced(value: ast.expr, how: Mapping[int, str]) -> ast.expr:
+    """The expression with something else in the place of new tensors.
+
+    Args:
+        value: the expression.
+        how: by the address of the call that makes one: "zeros" and its like for the tensor at hand,
+            written as that would be; "new" for a new tensor of its shape; "shape" for zeros of it.
+    """
+    key = (id(value), tuple(how.items()))
+    if key not in _replacements:
+        for part in ast.walk(value):
+            part._told = id(part)  # type: ignore[attr-defined]
+        tree = _Replace(how).visit(copy.deepcopy(value))
+        _replacements[key] = (value, ast.fix_missing_locations(tree))
+    return _replacements[key][1]
+
+
+# With the expression itself, so that its address is not used anew.
+_replacements: dict[tuple[int, tuple[tuple[int, str], ...]], tuple[ast.expr, ast.expr]] = {}

@@ -1,0 +1,95 @@
+"""The plan that `native` makes: what a model's own code does to each of its tensors.
+
+Owns the run over stand-ins and what is concluded from it: which tensors were written, which were
+not and have nobody else to write them. Nothing of the model itself is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fastinit.models.names import (
+    Places,
+    buffers_by_name,
+    first_names,
+    modules_by_name,
+    parameters_by_name,
+    tensor_at,
+)
+from fastinit.models.native.buffers import compute_buffers
+from fastinit.models.native.recording import Recorder, StandIn, poisoned, stand_ins
+from fastinit.models.native.run import Told, run_native
+from fastinit.models.report import Plan
+from fastinit.models.steps import Step, Value
+
+
+@dataclass
+class NativePlan:
+    """What the model's code does, and what it leaves undone."""
+
+    parameters: list[Plan]
+    buffers: list[Plan]
+    uncovered: list[str]  # parameters that nothing writes
+    unknown: list[str]  # buffers on meta whose values nobody knows
+    told: Told
+
+
+def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> NativePlan:
+    """Run the model's own initialization on stand-ins.
+
+    Args:
+        module: the model; nothing of it is written.
+        seed: of all keys.
+        parameters: whether they matter; otherwise only buffers on meta are computed.
+    """
+    recorder = Recorder(seed)
+    places, held = parameters_by_name(module), buffers_by_name(module)
+    told = Told()
+    meta = [name for name, place in held.items() if tensor_at(place).is_meta]
+    with stand_ins(recorder, {**places, **held}):
+        if parameters:
+            told = run_native(module, recorder.enter)
+        if meta:
+            _compute(module, recorder, {name: held[name] for name in meta})
+    plan = NativePlan([], [], [], [], told)
+    for name, names in first_names(places).items() if parameters else ():
+        one = recorder.of(tensor_at(places[name]))
+        steps = recorder.steps(one)
+        if _lacking(recorder, one, steps):
+            plan.uncovered.append(name)
+        plan.parameters.append(Plan(name, steps, "native", kept=not steps, names=names))
+    for name, names in first_names(held).items():
+        one = recorder.of(tensor_at(held[name]))
+        steps = recorder.steps(one)
+        if one.was_meta and _lacking(recorder, one, steps):
+            plan.unknown.append(name)
+        if steps and (parameters or one.was_meta):
+            plan.buffers.append(Plan(name, steps, "native", names=names))
+    return plan
+
+
+def _compute(module: nn.Module, recorder: Recorder, meta: Places) -> None:
+    recorder.adopt()
+    by_module: dict[int, list[Tensor]] = {}
+    for part, word in meta.values():
+        tensor = part._buffers[word]
+        assert tensor is not None
+        by_module.setdefault(id(part), []).append(tensor)
+
+    def lacks(part: nn.Module) -> bool:
+        return any(recorder.unwritten(tensor) for tensor in by_module[id(part)])
+
+    modules = [(name, part) for name, part in modules_by_name(module) if id(part) in by_module]
+    compute_buffers(module, modules, lacks, recorder.enter)
+
+
+def _lacking(recorder: Recorder, one: StandIn, steps: list[Step]) -> bool:
+    """Whether part of the tensor was written by nobody, or from what nobody had written."""
+    if recorder.untouched(one):
+        return True
+    if one.before.ran and one.was_meta:
+        values = [step.what.tensor for step in steps if isinstance(step.what, Value)]
+        return any(poisoned(value) for value in values)
+    return False

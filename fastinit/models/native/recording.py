@@ -1,0 +1,306 @@
+"""Stand-ins for the tensors of a model, on which its own code is let loose, and what that did.
+
+Owns the whole, empty tensors that take the place of parameters and buffers for that time, however
+those are sharded and wherever they are; the keys of draws by the name of the tensor they write; and
+the translation of what waits for a stand-in into steps. Must not know which code runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fastinit._fill.keys import Key, close_scope, open_scope
+from fastinit._fill.laws import Words
+from fastinit._intercept.deferred import recording
+from fastinit._intercept.pending import Call, Pending, Record
+from fastinit.initializers import Orthogonal, Sparse
+from fastinit.models.boxes import Box, box_of
+from fastinit.models.steps import Constant, Draw, Made, Step, Value, What, words_of
+
+_FLAG = "_is_hf_initialized"  # transformers' note that something is loaded; stale ones stop it
+_aten = torch.ops.aten
+
+
+class _Before:
+    """What a stand-in holds before anything is written to it; it waits like an initialization.
+
+    It is gone once all of the tensor has been overwritten, and has run if somebody looked before.
+    """
+
+    def __init__(self, actual: Tensor | None) -> None:
+        self._actual = actual
+        self.ran = False
+
+    def __call__(self, tensor: Tensor) -> None:
+        self.ran = True
+        if self._actual is None:
+            poison(tensor)
+        else:
+            tensor.copy_(_whole(self._actual))
+
+
+def _address(tensor: Tensor) -> int:
+    """Of the storage, asked for in a way that `recording` does not take for a look inside."""
+    with torch._C.DisableTorchFunction():
+        address: int = torch._C.TensorBase.untyped_storage(tensor)._cdata
+    return address
+
+
+def poison(tensor: Tensor) -> None:
+    """Write what shows where code forgot to write: NaN, or the smallest integer."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        tensor.fill_(float("nan"))
+    elif tensor.dtype != torch.bool:
+        tensor.fill_(torch.iinfo(tensor.dtype).min)
+
+
+def poisoned(tensor: Tensor) -> bool:
+    """Whether any element is what `poison` writes."""
+    if tensor.is_floating_point() or tensor.is_complex():
+        return bool(tensor.isnan().any())
+    if tensor.dtype == torch.bool:
+        return False
+    return bool((tensor == torch.iinfo(tensor.dtype).min).any())
+
+
+def _whole(tensor: Any) -> Tensor:
+    gather = getattr(tensor, "full_tensor", None)
+    whole: Tensor = tensor if gather is None else gather()
+    return whole.detach()
+
+
+class StandIn:
+    """What stands for one tensor of the model."""
+
+    def __init__(self, name: str, actual: Tensor, pending: Recorder) -> None:
+        self.name = name
+        self.memory = torch.empty(actual.shape, dtype=actual.dtype, device="cpu")
+        self.tensor = self.memory  # what the model holds
+        if isinstance(actual, nn.Parameter):
+            self.tensor = nn.Parameter(self.memory, requires_grad=actual.requires_grad)
+            self.tensor.__dict__.update(
+                {word: held for word, held in vars(actual).items() if word != _FLAG}
+            )
+        self.was_meta = actual.is_meta
+        self.before = _Before(None if actual.is_meta else actual)
+        self.last = -1  # number of the last draw that ran
+        if actual.numel():
+            pending.add_run(self.memory, self.before)
+
+
+# The dictionary of a module that holds a tensor, the name there, and what stands there.
+_Place: TypeAlias = tuple[dict[str, Any], str, StandIn]
+
+
+class Recorder(Pending):
+    """What waits for stand-ins, and the keys of what is drawn meanwhile."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.module = ""
+        self.places: list[_Place] = []
+        self.shared: dict[int, list[_Place]] = {}  # by module, but for each tensor's first
+        self._lent: list[_Place] = []
+        self._key = Key(seed)
+        self._stand_ins: dict[int, StandIn] = {}  # by the address of the storage
+        self._by_actual: dict[int, StandIn] = {}
+        self._of_held: dict[int, StandIn] = {}  # by the notes of its storage, which are kept
+        self._numbers: dict[Words, int] = {}
+        self._counts: dict[str, int] = {}
+
+    def stand_in(self, name: str, actual: Tensor) -> tuple[bool, StandIn]:
+        """Whether this is the first name of the tensor, and what stands for it."""
+        made = self._by_actual.get(id(actual))
+        is_first = made is None
+        if made is None:
+            made = self._by_actual[id(actual)] = StandIn(name, actual, self)
+            self._stand_ins[_address(made.memory)] = made
+            self._of_held[id(self._held(made.memory))] = made
+        return is_first, made
+
+    def of(self, actual: Tensor) -> StandIn:
+        """The one that stood for this tensor."""
+        return self._by_actual[id(actual)]
+
+    def enter(self, name: str, module: nn.Module) -> None:
+        """Note whose code runs next.
+
+        When a module was made, tensors that it shares with an earlier one were still its own. So
+        its own code gets something else to write instead.
+        """
+        self._leave()
+        self.module = name
+        for held, word, found in self.shared.get(id(module), ()):
+            held[word] = nn.Parameter(torch.empty_like(found.memory), requires_grad=False)
+            self._lent.append((held, word, found))
+
+    def _leave(self) -> None:
+        while self._lent:
+            held, word, found = self._lent.pop()
+            held[word] = found.tensor
+
+    def adopt(self) -> None:
+        """Write to the stand-ins what code has put in their places instead of writing to them."""
+        self._leave()
+        for held, word, found in self.places:
+            tensor = held.get(word)
+            if tensor is not found.tensor:
+                held[word] = found.tensor
+            elif _address(tensor) == _address(found.memory):
+                continue
+            if not isinstance(tensor, Tensor) or tensor.is_meta:
+                continue
+            if tensor.shape == found.memory.shape:
+                found.memory.copy_(tensor.detach())
+                found.tensor.data = found.memory
+
+    def unwritten(self, tensor: Tensor) -> bool:
+        """Whether a stand-in, given as its tensor, still lacks values."""
+        self.adopt()
+        found = self._stand_ins[_address(tensor)]
+        if self.untouched(found):
+            return True
+        return found.before.ran and found.was_meta and poisoned(found.memory)
+
+    def choose(self, tensor: Tensor) -> Key:
+        """The key of a draw: by the name of the tensor it writes, and its number there.
+
+        Numbers count the draws before, but for those overwritten before anyone read them. Draws
+        into anything else are counted for the module whose code runs.
+        """
+        found = self._stand_ins.get(_address(tensor))
+        if found is None:
+            number = self._counts.get(self.module, 0)
+            self._counts[self.module] = number + 1
+            return self._key.fold_in(self.module).fold_in(number)
+        number = 1 + max([found.last, *self._left_by(tensor)])
+        key = self._key.fold_in(found.name)
+        if number:
+            key = key.fold_in(number)
+        self._numbers[words_of(key)] = number
+        return key
+
+    def _left_by(self, tensor: Tensor) -> Iterator[int]:
+        """The numbers of draws that wait and that a fill of `tensor` does not cover."""
+        for record in self.records(tensor):
+            words = _words(record)
+            if words in self._numbers and not self.would_cover(tensor, record):
+                yield self._numbers[words]
+
+    def _run(self, storages: list[Any]) -> None:
+        for held in storages:
+            found = self._of_held.get(id(held))
+            if found is not None:
+                words = (_words(record) for record in held.records)
+                drawn = [self._numbers.get(one, -1) for one in words if one is not None]
+                found.last = max([found.last, *drawn])
+        super()._run(storages)
+
+    # ---------------------------------------------------------------------------- the outcome
+
+    def untouched(self, found: StandIn) -> bool:
+        """Whether part of the tensor was never written, as far as can be told without a look."""
+        if found.memory.numel() == 0:
+            return False
+        return any(record.run is found.before for record in self.records(found.memory))
+
+    def steps(self, found: StandIn) -> list[Step]:
+        """What was done to the tensor; none if nothing was."""
+        records = self.records(found.memory)
+        waits = bool(records) and records[0].run is found.before
+        if (waits and len(records) == 1) or not found.memory.numel():
+            return []
+        size = found.memory.numel() * found.memory.element_size()
+        covered = bool(records) and (records[0].begin, records[0].end) == (0, size)
+        if covered and records[0].solid:
+            steps = [_step(found.memory, record) for record in records[waits:]]
+            if None not in steps:
+                return [step for step in steps if step is not None]
+        self.flush([found.memory])
+        return [Step(Value(found.memory))]
+
+
+@contextmanager
+def stand_ins(recorder: Recorder, tensors: dict[str, tuple[nn.Module, str]]) -> Iterator[None]:
+    """Have the recorder's stand-ins in the place of tensors of a model, and all draws recorded.
+
+    Args:
+        recorder: which keeps the steps.
+        tensors: by full name, the module that holds each, and the name there.
+    """
+    places: list[tuple[dict[str, Any], str, Tensor]] = []
+    seen: set[tuple[int, str]] = set()
+    try:
+        for name, (module, word) in tensors.items():
+            held: dict[str, Any] = (
+                module._parameters if word in module._parameters else module._buffers
+            )
+            if (id(held), word) in seen:  # a module with several names
+                continue
+            seen.add((id(held), word))
+            places.append((held, word, held[word]))
+            is_first, one = recorder.stand_in(name, held[word])
+            held[word] = one.tensor
+            recorder.places.append((held, word, one))
+            if not is_first and isinstance(one.tensor, nn.Parameter):
+                recorder.shared.setdefault(id(module), []).append((held, word, one))
+        scope = open_scope(recorder._key.seed, recorder.choose)
+        try:
+            with torch.no_grad(), torch.device("cpu"), recording(recorder):
+                yield
+                recorder.adopt()
+        finally:
+            close_scope(scope)
+    finally:
+        for held, word, actual in reversed(places):
+            held[word] = actual
+
+
+def _words(record: Record) -> Words | None:
+    words = record.fill and record.fill[1]
+    run = record.run
+    if isinstance(run, functools.partial) and "source" in run.keywords:
+        words = run.keywords["source"][1]
+    elif isinstance(run, Call) and run.function is torch.ops.fastinit.sparse_.default:
+        words = run.arguments[4]
+    return None if words is None else (words[0], words[1])  # a list where torch passed it on
+
+
+def _step(whole: Tensor, record: Record) -> Step | None:
+    """The record as a step; None if it is no write to a box by something we know."""
+    place = record.place
+    if place.dtype != whole.dtype:
+        return None
+    box: Box | None = None
+    all_of_it = record.solid and record.end - record.begin == whole.numel() * whole.element_size()
+    contiguous = torch.empty(place.size, device="meta").stride() == place.stride
+    if not (all_of_it and contiguous):
+        box = box_of(whole.shape, place.size, place.stride, place.offset)
+        if box is None:
+            return None
+    what = _what(record, box is None and place.size == whole.shape)
+    return None if what is None else Step(what, box)
+
+
+def _what(record: Record, same_shape: bool) -> What | None:
+    run, words = record.run, _words(record)
+    if record.fill is not None:
+        return Draw(record.fill[0], words) if record.fill[0].region is None and words else None
+    if isinstance(run, Call) and run.function in (_aten.zero_.default, _aten.fill_.Scalar):
+        value = run.arguments[0] if run.arguments else 0.0
+        return Constant(complex(value))
+    if words is None or not same_shape:
+        return None
+    if isinstance(run, functools.partial):
+        plain = run.keywords["region"] is None
+        return Made(Orthogonal(run.keywords["factor"]), words) if plain else None
+    assert isinstance(run, Call)
+    sparsity, std, _, _, _, _, *region = run.arguments
+    plain = all(part is None for part in region)
+    return Made(Sparse(sparsity, std), words) if plain else None

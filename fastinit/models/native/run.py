@@ -1,0 +1,149 @@
+"""`native`: a model's own initialization, run again, module by module, children first.
+
+Owns which code of a module initializes it: its constructor's statements, `reset_parameters` and its
+kin, the `_init_weights` of the nearest model of transformers, the adapters of peft. Must not know
+that the tensors it writes are stand-ins, nor what becomes of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from fastinit.models.names import modules_by_name
+from fastinit.models.native.constructors import construct_again
+
+_METHODS = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
+# Of a model of transformers these walk over modules, which is done here.
+_WALKS = frozenset({"post_init", "init_weights", "_init_weights", "initialize_weights"})
+
+
+@dataclass
+class Told:
+    """What is to be said about the run: in the report, or in an error."""
+
+    assumed: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)  # by the module's name
+
+
+def run_native(module: nn.Module, enter: Callable[[str, nn.Module], None]) -> Told:
+    """Initialize the module by its own code.
+
+    Args:
+        module: whose tensors are to be written.
+        enter: is told of each module, by name, before its code runs.
+    """
+    told = Told()
+    names = {id(part): name for name, part in modules_by_name(module)}
+    owned = set(_owned(module, False))
+    for part in _children_first(module, set()):
+        name = names.get(id(part), "")
+        enter(name, part)
+        _construct(part, name, id(part) in owned, told)
+    for owner, part in list(_with_owners(module, None, set())):
+        name = names.get(id(part), "")
+        enter(name, part)
+        _call(getattr(owner, "_init_weights"), (part,), name, told)  # noqa: B009
+    for part in _children_first(module, set()):
+        if hasattr(part, "reset_lora_parameters"):
+            enter(names.get(id(part), ""), part)
+            _reset_adapters(part, module, names.get(id(part), ""), told)
+    return told
+
+
+def is_pretrained_model(module: nn.Module) -> bool:
+    """Whether it is a model of transformers, which need not be imported to tell."""
+    return any(
+        kind.__name__ == "PreTrainedModel" and kind.__module__.startswith("transformers.")
+        for kind in type(module).__mro__
+    )
+
+
+def _construct(module: nn.Module, name: str, owned: bool, told: Told) -> None:
+    """What the module did when it was made, or what it offers for that."""
+    if type(module).__module__.startswith("torch.nn.modules."):
+        _reset(module, _METHODS[:2], name, told)  # all that their constructors do
+        return
+    again = construct_again(module, skip=_WALKS if owned else frozenset())
+    if not owned:
+        # What the owner's _init_weights does not write shows by itself.
+        for problem in again.problems:
+            told.problems[name] = f"{problem.statement}: {problem.reason}"
+        if again.assumed:
+            told.assumed.append(f"{type(module).__name__}({', '.join(sorted(again.assumed))})")
+    if again.ran or again.problems or is_pretrained_model(module):
+        return
+    _reset(module, _METHODS, name, told)
+
+
+def _reset(module: nn.Module, methods: tuple[str, ...], name: str, told: Told) -> None:
+    """Call the first of these methods that the module has."""
+    for word in methods:
+        method = getattr(module, word, None)
+        if callable(method) and _takes_nothing(method):
+            _call(method, (), name, told)
+            return
+
+
+def _takes_nothing(method: Callable[..., object]) -> bool:
+    try:
+        parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in optional for p in parameters)
+
+
+def _call(
+    method: Callable[..., object], arguments: tuple[object, ...], name: str, told: Told
+) -> None:
+    try:
+        method(*arguments)
+    except Exception as error:
+        word = getattr(method, "__qualname__", repr(method))
+        told.problems[name] = f"{word}: {type(error).__name__}: {error}"
+
+
+def _children_first(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    for child in module.children():
+        yield from _children_first(child, seen)
+    yield module
+
+
+def _owned(module: nn.Module, inside: bool) -> Iterator[int]:
+    """The modules for which some model of transformers is responsible."""
+    inside = inside or is_pretrained_model(module)
+    if inside:
+        yield id(module)
+    for child in module.children():
+        yield from _owned(child, inside)
+
+
+def _with_owners(
+    module: nn.Module, owner: nn.Module | None, seen: set[int]
+) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Each module inside a model of transformers, children first, with the nearest such model."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    if is_pretrained_model(module):
+        owner = module
+    for child in module.children():
+        yield from _with_owners(child, owner, seen)
+    if owner is not None:
+        yield owner, module
+
+
+def _reset_adapters(part: nn.Module, root: nn.Module, name: str, told: Told) -> None:
+    """A LoRA layer of peft, as its adapters' configurations say."""
+    configs = getattr(root, "peft_config", {})
+    adapters = {*getattr(part, "lora_A", {}), *getattr(part, "lora_embedding_A", {})}
+    for adapter in sorted(adapters):
+        how = getattr(configs.get(adapter), "init_lora_weights", True)
+        _call(getattr(part, "reset_lora_parameters"), (adapter, how), name, told)  # noqa: B009

@@ -1,0 +1,193 @@
+"""Where the values go: the tensors of a model, off meta if need be, as they were in all else.
+
+Owns what is refused before anything is written, the making of tensors on a device, and that ties,
+attributes, hooks and requires_grad are kept. Must not know what is written.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fastinit._fill.placements import is_dtensor, pieces
+from fastinit.models.boxes import Piece
+from fastinit.models.names import (
+    Places,
+    buffers_by_name,
+    first_names,
+    parameters_by_name,
+    tensor_at,
+)
+
+_FLAG = "_is_hf_initialized"
+
+
+def refuse(module: nn.Module) -> None:
+    """Refuse a model with tensors that cannot be filled, before any is.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: lazy parameters, flattened ones, some without storage, or memory that must not
+            be written to; all of them are named.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()):
+        raise ValueError(
+            "module is wrapped in FullyShardedDataParallel, which has flattened its parameters; "
+            "initialize it before it is wrapped, or use fully_shard"
+        )
+    places = {**parameters_by_name(module), **buffers_by_name(module)}
+    tensors = {name: tensor_at(place) for name, place in places.items()}
+    lazy = [name for name, tensor in tensors.items() if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"module has lazy parameters, whose shapes are not known yet: {', '.join(lazy)}; run "
+            "a batch through it first"
+        )
+    bare = [name for name, tensor in tensors.items() if _lacks_storage(tensor)]
+    if bare:
+        raise ValueError(
+            f"module has parameters without storage: {', '.join(bare)}; gather or allocate them "
+            "first (ZeRO-3 and a resharded FSDP module free them)"
+        )
+    fixed = _read_only(tensors)
+    if fixed:
+        raise ValueError(
+            f"module has weights in memory that is read-only: {', '.join(fixed)}; clone them first"
+        )
+
+
+def _lacks_storage(tensor: Tensor) -> bool:
+    if getattr(tensor, "ds_shape", None) is not None and tensor.numel() == 0:
+        return True  # DeepSpeed's
+    local: Tensor = getattr(tensor, "_local_tensor", tensor)
+    if local.is_meta or local.layout is not torch.strided or local.numel() == 0:
+        return False
+    return local.untyped_storage().size() == 0
+
+
+def _read_only(tensors: dict[str, Tensor]) -> list[str]:
+    """The names of tensors in pages that the process may not write, where the system tells."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    ends, writable = [], []
+    for line in lines:
+        extent, permissions = line.split()[:2]
+        ends.append(int(extent.split("-")[1], 16))
+        writable.append(permissions[1] == "w")
+    if all(writable):
+        return []
+    names = []
+    for name, tensor in tensors.items():
+        local: Tensor = getattr(tensor, "_local_tensor", tensor)
+        if local.device.type == "cpu" and local.layout is torch.strided and local.numel():
+            place = bisect.bisect_right(ends, local.data_ptr())
+            if place < len(ends) and not writable[place]:
+                names.append(name)
+    return names
+
+
+def pieces_of(tensor: Tensor) -> Sequence[Piece]:
+    """What of the tensor this process holds."""
+    return pieces(tensor) if is_dtensor(tensor) else [(tensor, None)]
+
+
+def leave_meta(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Put tensors on the device in the place of those on meta, unwritten.
+
+    Args:
+        module: whose tensors are replaced.
+        device: where to.
+        dtype: of parameters of floating or complex numbers; None keeps each one's own.
+    """
+    parameters = parameters_by_name(module)
+    for names in first_names(parameters).values():
+        old = tensor_at(parameters[names[0]])
+        if old.is_meta:
+            _replace(parameters, names, _made_parameter(old, device, _dtype_for(old, dtype)))
+    buffers = buffers_by_name(module)
+    for names in first_names(buffers).values():
+        old = tensor_at(buffers[names[0]])
+        if old.is_meta:
+            _replace(buffers, names, _made(old, device, old.dtype))
+    for part in module.modules():
+        if hasattr(part, "_init_flat_weights"):  # the RNNs hold their weights twice
+            part._init_flat_weights()  # type: ignore[operator]
+        if hasattr(part, "_get_fsdp_state"):  # so does FSDP2, which looks when it is moved
+            part._apply(lambda tensor: tensor, recurse=False)  # type: ignore[no-untyped-call]
+
+
+def change_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Give parameters that hold values already the dtype that is asked for."""
+    for module_of, word in parameters_by_name(module).values():
+        parameter = module_of._parameters[word]
+        assert parameter is not None
+        wanted = _dtype_for(parameter, dtype)
+        if not parameter.is_meta and parameter.dtype != wanted:
+            parameter.data = parameter.data.to(wanted)
+
+
+def _dtype_for(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    if dtype is None or not tensor.is_floating_point():
+        return tensor.dtype
+    return dtype
+
+
+def _replace(places: Places, names: Sequence[str], made: Tensor) -> None:
+    for name in names:
+        module, word = places[name]
+        held: dict[str, Any] = (
+            module._parameters if isinstance(made, nn.Parameter) else module._buffers
+        )
+        held[word] = made
+
+
+def _made(old: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """An unwritten tensor on the device, sharded and laid out as `old` is."""
+    if not is_dtensor(old):
+        return torch.empty_like(old, device=device, dtype=dtype, requires_grad=False)
+    from torch.distributed.tensor import DTensor
+
+    local = torch.empty_like(old._local_tensor, device=device, dtype=dtype, requires_grad=False)
+    return DTensor.from_local(
+        local,
+        old.device_mesh,
+        old.placements,
+        run_check=False,
+        shape=old.shape,
+        stride=old.stride(),
+    )
+
+
+def _made_parameter(old: Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
+    with torch.no_grad():
+        made = nn.Parameter(_made(old, device, dtype), requires_grad=old.requires_grad)
+    if type(old) is not nn.Parameter and isinstance(old, nn.Parameter):
+        made.__class__ = type(old) if type(made) is nn.Parameter else type(made)
+    for word, value in vars(old).items():
+        if word != _FLAG:
+            setattr(made, word, value)
+    for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        held = getattr(old, hooks, None)
+        if held:
+            setattr(made, hooks, held)
+    return made
+
+
+def meta_attributes(module: nn.Module) -> list[str]:
+    """Tensors on meta that a module holds as plain attributes, where nothing else finds them."""
+    found = []
+    for name, part in module.named_modules():
+        for word, value in vars(part).items():
+            if isinstance(value, Tensor) and value.is_meta:
+                found.append(f"{name}.{word}" if name else word)
+    return found
