@@ -83,6 +83,7 @@ __all__ = [
     "orthogonal",
     "orthogonal_",
     "patch",
+    "recipes",
     "regenerate",
     "sparse",
     "sparse_",
@@ -110,6 +111,6 @@ def build_info() -> dict[str, Any]:
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for, as most programs never do.
-    if name in ("checkpoint", "initializers"):
+    if name in ("checkpoint", "initializers", "recipes"):
         return importlib.import_module(f"fastinit.{name}")
     raise AttributeError(f"module 'fastinit' has no attribute {name!r}")

@@ -281,7 +281,7 @@ NN_INIT = [
     "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal", "sparse",
 ]  # fmt: skip
 MORE_INITIALIZERS = ["lecun_normal_", "lecun_uniform_", "variance_scaling_"]
-MODULES = ["init", "initializers"]
+MODULES = ["init", "initializers", "recipes"]
 KEYS_AND_REGIONS = ["Key", "Region"]
 CODE_ONE_DOES_NOT_OWN = ["deferred", "keyed", "patch", "unpatch"]
 GAINS_AND_SCALES = ["gain"]

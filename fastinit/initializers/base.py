@@ -214,11 +214,20 @@ class Initializer:
                 yield field, value
 
     def __repr__(self) -> str:
+        return self.describe({})
+
+    def describe(self, values: Mapping[str, str]) -> str:
+        """The code that makes it, with values behind some arguments: `std=1 / sqrt(fan_in) = 0.5`.
+
+        Args:
+            values: by the argument's name.
+        """
         positional = True
         words = []
         for field, value in self._arguments():
             positional = positional and field.default is dataclasses.MISSING
             text = self._field_repr(field.name, value)
+            text += f" = {values[field.name]}" if field.name in values else ""
             words.append(text if positional else f"{field.name}={text}")
         return f"{type(self).__name__}({', '.join(words)})"
 

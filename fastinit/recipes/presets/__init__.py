@@ -1,0 +1,1 @@
+"""Presets: published and widespread initializations, each a function that returns a `Recipe`."""

@@ -1,0 +1,169 @@
+"""Resolving: the numbers of a law for one parameter, found once for all that are alike.
+
+Owns what a module's type says of a weight's layout, the parts of packed parameters and the keys
+they stand for. Must not know names of models, nor match rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch.nn.utils import parametrize
+
+from fastinit._fill.extension import DTYPES
+from fastinit.initializers import Initializer, Keep, Native
+from fastinit.initializers.base import Part
+from fastinit.initializers.layout import LaidOut
+from fastinit.recipes.dimensions import Dimensions
+from fastinit.recipes.matching import Match
+from fastinit.recipes.names import Found
+from fastinit.recipes.patterns import Role
+from fastinit.recipes.record import Settled
+from fastinit.recipes.roles import GROUPS, TRANSPOSED_TYPES
+from fastinit.recipes.rules import Rule
+
+_DIMENSIONS = frozenset({"depth", "layer", "width", "head_dim"})
+_OWN_TENSORS = ("weight", "bias")  # behind the name of a module; other names are their own
+
+
+class _Needs(NamedTuple):
+    """What the numbers of a rule's initializer depend on, besides a shape."""
+
+    dimensions: frozenset[str]
+    fans: bool
+
+
+class Resolver:
+    """Finds the numbers of laws, each once.
+
+    Args:
+        rules: of the recipe.
+        dimensions: of the model.
+    """
+
+    def __init__(self, rules: Sequence[Rule], dimensions: Dimensions) -> None:
+        self.rules = rules
+        self._dimensions = dimensions
+        self._needs = [_needs(rule.initializer) for rule in rules]
+        self._settled: dict[tuple[Any, ...], tuple[Settled, ...]] = {}
+
+    def settle(self, match: Match, found: Found) -> tuple[Settled, ...]:
+        """The laws of a parameter: one, or one for each of its parts.
+
+        Raises:
+            ValueError: a value that an expression needs is not known; a law that the shape or the
+                dtype does not have.
+        """
+        at = match.rule
+        assert at is not None
+        needs = self._needs[at]
+        module = found.site.link[0]
+        values = self._dimensions.values(found, needs.dimensions) if needs.dimensions else {}
+        weight = _sibling(found) if needs.fans and len(found.shape) < 2 else None
+        padding = module.__dict__.get("padding_idx") if found.local == "weight" else None
+        key = (
+            match, found.shape, found.parameter.dtype, type(module), weight, padding,
+            tuple(values.values()),
+        )  # fmt: skip
+        settled = self._settled.get(key)
+        if settled is None:
+            try:
+                settled = self._settle(at, match.role, found, values, weight, padding)
+            except (ValueError, TypeError) as error:
+                raise type(error)(
+                    f"{found.name}, {tuple(found.shape)}, rule {self.rules[at].text!r}: {error}"
+                ) from None
+            self._settled[key] = settled
+        return settled
+
+    def _settle(
+        self,
+        at: int,
+        role: str | None,
+        found: Found,
+        values: dict[str, float],
+        weight: tuple[int, ...] | None,
+        padding: int | None,
+    ) -> tuple[Settled, ...]:
+        rule, shape = self.rules[at], tuple(found.shape)
+        initializer = _laid_out(rule, role, found)
+        _refuse_dtype(initializer, found)
+        parts = initializer.pieces(shape)
+        is_complex = found.parameter.dtype.is_complex
+        text = f"role {role}" if isinstance(rule.pattern, Role) else rule.text
+
+        def numbers(one: Initializer, shape: tuple[int, ...], part: Part | None) -> Settled:
+            resolved = one.resolve(shape, weight=weight, **values)
+            law = resolved.law(shape, is_complex)
+            _, std, low, high = resolved.numbers(shape, is_complex)
+            note = _padding_note(initializer, padding) if part is None else f"part {part.name}"
+            return Settled(rule.initializer, resolved, law, std, low, high, text, part, note)
+
+        if not parts:
+            return (numbers(initializer, shape, None),)
+        return tuple(numbers(part.initializer, part.shape, part) for part in parts)
+
+
+def _needs(initializer: Initializer) -> _Needs:
+    names = initializer.variables
+    return _Needs(names & _DIMENSIONS, bool(names - _DIMENSIONS))
+
+
+def _laid_out(rule: Rule, role: str | None, found: Found) -> Initializer:
+    """The initializer with the layout that the module's type and the role tell.
+
+    Conv1D keeps (in, out). A rule that speaks of roles knows experts by their first axis.
+    """
+    initializer = rule.initializer
+    if not isinstance(initializer, LaidOut):
+        return initializer
+    changed: dict[str, Any] = {}
+    if initializer.transposed is None and type(found.site.link[0]).__name__ in TRANSPOSED_TYPES:
+        changed["transposed"] = True
+    packed = role in GROUPS["experts"] and len(found.shape) == 3
+    if packed and isinstance(rule.pattern, Role) and initializer.batch_axis == ():
+        changed["batch_axis"] = 0
+    return dataclasses.replace(initializer, **changed) if changed else initializer
+
+
+def _sibling(found: Found) -> tuple[int, ...] | None:
+    """The shape of the weight that a bias belongs to."""
+    module = found.site.link[0]
+    for name in (found.local.replace("bias", "weight"), found.local.removesuffix("_bias")):
+        if name != found.local:
+            weight = module._parameters.get(name)
+            if weight is not None:
+                return tuple(weight.shape)
+            if parametrize.is_parametrized(module, name):
+                return tuple(getattr(module, name).shape)
+    return None
+
+
+def _refuse_dtype(initializer: Initializer, found: Found) -> None:
+    filled = not isinstance(initializer, (Keep, Native)) and not hasattr(initializer, "value")
+    if filled and found.parameter.dtype not in DTYPES:
+        known = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in DTYPES))
+        raise TypeError(
+            f"no law fills {found.parameter.dtype}; it takes one of {known}, or a rule with Keep()"
+        )
+
+
+def _padding_note(initializer: Initializer, padding: int | None) -> str:
+    if padding is None or isinstance(initializer, (Keep, Native)):
+        return ""
+    return f"row {padding} is padding: 0"
+
+
+def part_key(name: str, part: str) -> str:
+    """The name of the parameter that a part stands for.
+
+    The part's name takes the place of the module's: part wq of attention.wqkv.weight stands for
+    attention.wq.weight; of a parameter with a name of its own, as experts.gate_up_proj, that of
+    the parameter: experts.gate_proj.
+    """
+    steps = name.split(".")
+    at = -2 if len(steps) > 1 and steps[-1] in _OWN_TENSORS else -1
+    steps[at] = part
+    return ".".join(steps)

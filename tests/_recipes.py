@@ -1,0 +1,72 @@
+"""What the tests of recipes share: a fill without the package's own, and verdicts over models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+import fastinit
+from fastinit.recipes import Recipe
+
+ALPHA = 1e-3  # the chance that a right sampler fails one test; Holm shares it among parameters
+
+
+def filled(model: nn.Module, recipe: Recipe, seed: int = 0) -> nn.Module:
+    """The model, filled record by record; a plain loop, to be compared with."""
+    root = fastinit.Key(seed)
+    with torch.no_grad():
+        for record in recipe.explain(model, strict=True):
+            tensor = record.parameter
+            if record.part is not None:
+                tensor = tensor.narrow(
+                    record.part.axis, record.part.start, record.shape[record.part.axis]
+                )
+            record.resolved(tensor, key=root.fold_in(record.key))
+            padding = getattr(record.module, "padding_idx", None)
+            if padding is not None and record.note:
+                tensor[padding] = 0
+    return model
+
+
+def holm(p_values: dict[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values."""
+    order = sorted(p_values, key=p_values.__getitem__)
+    adjusted, largest = {}, 0.0
+    for at, name in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - at) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
+
+
+def named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return model.named_parameters()
+
+
+def differing(ours: nn.Module, theirs: nn.Module) -> list[str]:
+    """Parameters whose law differs: constants exactly, all others by two-sample KS with Holm."""
+    p_values, wrong = {}, []
+    other = dict(named(theirs))
+    for name, mine in named(ours):
+        x, y = (t.detach().double().numpy().ravel() for t in (mine, other[name]))
+        if np.ptp(x) == 0 or np.ptp(y) == 0:
+            wrong += [] if np.array_equal(np.unique(x), np.unique(y)) else [name]
+        else:
+            p_values[name] = float(stats.ks_2samp(x, y).pvalue)
+    return wrong + [name for name, p in holm(p_values).items() if p < ALPHA]
+
+
+def departing(model: nn.Module, law: Callable[[str, Tensor], object]) -> list[str]:
+    """Parameters that do not follow the law of their name: a number, or a frozen scipy law."""
+    p_values, wrong = {}, []
+    for name, tensor in named(model):
+        x = tensor.detach().double().numpy().ravel()
+        expected = law(name, tensor)
+        if isinstance(expected, (int, float)):
+            wrong += [] if np.array_equal(x, np.full_like(x, expected)) else [name]
+        else:
+            p_values[name] = float(stats.kstest(x, expected.cdf).pvalue)  # type: ignore[attr-defined]
+    return wrong + [name for name, p in holm(p_values).items() if p < ALPHA]
