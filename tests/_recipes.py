@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,28 @@ import fastinit
 from fastinit.recipes import Recipe
 
 ALPHA = 1e-3  # the chance that a right sampler fails one test; Holm shares it among parameters
+
+
+class Block(nn.Module):
+    def __init__(self, d: int, experts: int = 0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(d)
+        self.attn = nn.ModuleDict({w: nn.Linear(d, d) for w in ("q_proj", "o_proj")})
+        self.mlp = nn.ModuleDict({"up_proj": nn.Linear(d, 2 * d), "down_proj": nn.Linear(2 * d, d)})
+        if experts:
+            self.experts = nn.ModuleList(nn.Linear(d, d, bias=False) for _ in range(experts))
+
+
+class Model(nn.Module):
+    def __init__(self, n: int = 3, d: int = 8, experts: int = 0) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(16, d)
+        self.layers = nn.ModuleList(Block(d, experts) for _ in range(n))
+        self.lm_head = nn.Linear(d, 16, bias=False)
+
+
+def laws(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
+    return {record.name: record.resolved for record in recipe.explain(model, strict=True)}
 
 
 def filled(model: nn.Module, recipe: Recipe, seed: int = 0) -> nn.Module:
