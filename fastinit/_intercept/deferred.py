@@ -25,7 +25,7 @@ from fastinit._intercept.changes import CoveredMembers
 from fastinit._intercept.keyed import keyed
 from fastinit._intercept.patch import patch
 from fastinit._intercept.pending import Call, Pending
-from fastinit._intercept.routes import is_plain
+from fastinit._intercept.routes import has_own_dispatch
 from fastinit._intercept.scopes import Scope
 
 Handler: TypeAlias = Callable[[Pending, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -77,7 +77,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         for kind in types:
-            if not is_plain(kind):
+            if has_own_dispatch(kind):
                 if not kind.__module__.startswith("torch._subclasses"):
                     return NotImplemented  # its own ways first; what it does comes back here
                 if kind.__name__ != "FakeTensor":  # which holds no values

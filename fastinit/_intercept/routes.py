@@ -41,10 +41,15 @@ def is_plain(kind: type) -> bool:
     """Whether tensors of this type behave as Tensor does: nothing of theirs would be bypassed."""
     if kind is Tensor or kind is torch.nn.Parameter:
         return True
-    if not issubclass(kind, Tensor) or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if not issubclass(kind, Tensor) or has_own_dispatch(kind):
         return False
     function = kind.__torch_function__
     return getattr(function, "__func__", function) in _DEFAULT_FUNCTIONS
+
+
+def has_own_dispatch(kind: type) -> bool:
+    """Whether operators on tensors of this type are the type's to run, by `__torch_dispatch__`."""
+    return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__  # type: ignore[attr-defined]
 
 
 def takes(tensor: Tensor) -> bool:
