@@ -137,7 +137,8 @@ def normal_(
     """Fill the tensor with normally distributed values.
 
     Formula: mean + std z, with z standard normal, by Box-Muller; |z| reaches 6.7 in float32.
-    Complex tensors get independent parts of standard deviation std / sqrt(2).
+    Complex tensors get independent parts, each of standard deviation std / sqrt(2) and of this
+    mean, as torch's do.
 
     Source: Box and Muller, "A note on the generation of random normal deviates" (1958).
 

@@ -221,15 +221,27 @@ COMPLEX_CASES = [
         rayleigh(3.0),
     ),
     ComplexCase(
+        "normal_ shifted",
+        partial(fastinit.normal_, mean=0.5, std=0.25),
+        normal(0.5, 0.25 / math.sqrt(2.0)),
+    ),
+    ComplexCase(
         "kaiming_normal_",
         fastinit.kaiming_normal_,
         normal(0.0, KAIMING_STD / math.sqrt(2.0)),
         rayleigh(KAIMING_STD),
     ),
+    ComplexCase("kaiming_uniform_", fastinit.kaiming_uniform_, centred_uniform(KAIMING_STD)),
     ComplexCase(
-        "kaiming_uniform_",
-        fastinit.kaiming_uniform_,
-        centred_uniform(KAIMING_STD / math.sqrt(2.0)),
+        "lecun_uniform_", fastinit.lecun_uniform_, centred_uniform(math.sqrt(0.5 / MATRIX[1]))
+    ),
+    ComplexCase(
+        "lecun_normal_", fastinit.lecun_normal_, corrected_truncation(math.sqrt(0.5 / MATRIX[1]))
+    ),
+    ComplexCase(
+        "trunc_normal_",
+        partial(fastinit.trunc_normal_, mean=0.5, std=2.0, a=-1.0, b=0.25),
+        truncated(0.5, math.sqrt(2.0), -1.0, 0.25),
     ),
     ComplexCase("uniform_", partial(fastinit.uniform_, a=-1.0, b=2.0), uniform(-1.0, 2.0)),
 ]

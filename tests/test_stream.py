@@ -321,8 +321,7 @@ def test_complex_normal_is_its_real_view(dtype, device, key, place):
     whole = None
     if region is not None:
         whole = Region((*region.global_shape, 2), (*region.offsets, 0))
-    fastinit.normal_(real, 0.0, 3.0 / math.sqrt(2.0), key=Key(*key), region=whole)
-    real[..., 0] += 0.25  # a real mean is the mean of the real parts
+    fastinit.normal_(real, 0.25, 3.0 / math.sqrt(2.0), key=Key(*key), region=whole)
     assert_same_bits(torch.view_as_real(w), real)
 
 
@@ -335,7 +334,7 @@ def test_complex_uniform_draws_each_component_within_the_bounds(dtype, device):
 
 
 @pytest.mark.parametrize("dtype", COMPLEX, ids=short)
-def test_fan_based_complex_has_its_std_in_the_modulus(dtype, device):
+def test_fan_based_complex_normal_shares_its_std_and_uniform_does_not(dtype, device):
     w = fastinit.kaiming_normal_(poisoned((24, 50), dtype, device), key=3)
     real = torch.empty((24, 50, 2), dtype=dtype.to_real(), device=device)
     std = math.sqrt(2.0) / math.sqrt(50)
@@ -343,8 +342,20 @@ def test_fan_based_complex_has_its_std_in_the_modulus(dtype, device):
         torch.view_as_real(w), fastinit.normal_(real, 0.0, std / math.sqrt(2.0), key=3)
     )
     w = fastinit.kaiming_uniform_(poisoned((24, 50), dtype, device), key=3)
-    bound = math.sqrt(3.0) * (std / math.sqrt(2.0))
+    bound = math.sqrt(3.0) * std
     assert_same_bits(torch.view_as_real(w), fastinit.uniform_(real, -bound, bound, key=3))
+
+
+@pytest.mark.parametrize("dtype", COMPLEX, ids=short)
+def test_variance_scaling_is_of_the_modulus(dtype, device):
+    w = fastinit.lecun_uniform_(poisoned((24, 50), dtype, device), key=3)
+    real = torch.empty((24, 50, 2), dtype=dtype.to_real(), device=device)
+    bound = math.sqrt(3.0) * (math.sqrt(0.5) / math.sqrt(50))
+    assert_same_bits(torch.view_as_real(w), fastinit.uniform_(real, -bound, bound, key=3))
+    scale = torch.tensor(1.0, device=device)
+    assert_same_bits(
+        w, fastinit.variance_scaling_(torch.empty_like(w), scale, distribution="uniform", key=3)
+    )
 
 
 # Fans and gains: the std is computed in float64 and rounded once

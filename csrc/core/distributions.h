@@ -70,8 +70,9 @@ FASTINIT_HD Spread spread_of(const Law& law, double factor = 1.0) {
   if (law.fan.mode == FanMode::kNone) return {law.std * factor, law.low, law.high};
   double std = std_of(law.fan, factor);
   if (law.distribution == Distribution::kTruncNormal) std /= kTruncatedStd;
-  const double part = law.complex ? std / sqrt(2.0) : std;
-  const double bound = (law.distribution == Distribution::kUniform ? sqrt(3.0) : 2.0) * part;
+  double bound = sqrt(3.0) * std;
+  if (law.distribution != Distribution::kUniform)
+    bound = 2.0 * (law.complex ? std / sqrt(2.0) : std);
   return {std, -bound, bound};
 }
 
@@ -79,8 +80,7 @@ FASTINIT_HD Spread spread_of(const Law& law, double factor = 1.0) {
 template <class S>
 struct ResolvedLaw {
   S scale;      // uniform: high - low; normal: std
-  S shift;      // uniform: low; normal: mean, of even elements
-  S shift_odd;  // of odd elements: 0 in a complex normal, whose mean is real
+  S shift;      // uniform: low; normal: mean
   S low, high;  // results are clamped to these
   // Truncated normal to [alpha, beta] in units of std:
   S mass;     // Phi(beta) - Phi(alpha)
@@ -115,7 +115,7 @@ FASTINIT_HD ResolvedLaw<typename Out::Compute> resolve(const Law& spec, double f
   law.high = static_cast<S>(spread.high);
   if (spec.distribution == Distribution::kUniform) {
     law.scale = law.high - law.low;
-    law.shift = law.shift_odd = law.low;
+    law.shift = law.low;
     // Half-open in the storage type.
     const S first = rounded_to<Out>(law.low), end = rounded_to<Out>(law.high);
     law.high = end > first ? value_below<Out>(end) : first;
@@ -126,7 +126,6 @@ FASTINIT_HD ResolvedLaw<typename Out::Compute> resolve(const Law& spec, double f
   if (spec.distribution == Distribution::kTruncNormal && std < 0.0) std = -std;
   law.scale = static_cast<S>(std);
   law.shift = static_cast<S>(mean);
-  law.shift_odd = spec.complex && spec.distribution == Distribution::kNormal ? S{0} : law.shift;
   if (spec.distribution == Distribution::kTruncNormal) {
     resolve_truncation((spread.low - mean) / std, (spread.high - mean) / std, law);
   }
@@ -200,7 +199,7 @@ FASTINIT_HD void draw(const ResolvedLaw<Scalar<F>>& law, UInt<F> word0, UInt<F> 
     odd = z[1];
   }
   even = even * law.scale + law.shift;
-  odd = odd * law.scale + law.shift_odd;
+  odd = odd * law.scale + law.shift;
   if constexpr (distribution != Distribution::kNormal) {
     const F high = splat<F>(law.high);
     even = even < high ? even : high;

@@ -7,7 +7,7 @@
 namespace fastinit {
 
 // Bits of the stream; a change of any value of any element is a new version.
-constexpr int kStreamVersion = 1;
+constexpr int kStreamVersion = 2;
 
 enum class DType : uint8_t { kFloat16, kBFloat16, kFloat32, kFloat64, kFloat8E4M3, kFloat8E5M2 };
 
@@ -39,6 +39,10 @@ struct FanSpec {
 // The law of one element. Uniform: [low, high). Normal: mean, std. Truncated normal: all four.
 // With a fan, std comes from it, the mean is zero, uniform means +-sqrt(3) std and truncated normal
 // +-2 std of the normal whose truncation has that std.
+//
+// Of a complex element the parts of a normal or truncated normal have std / sqrt(2) each, and the
+// mean and the bounds hold for both; a uniform with a fan spans the full +-sqrt(3) std in each, as
+// torch.nn.init's do.
 struct Law {
   Distribution distribution = Distribution::kUniform;
   double mean = 0.0;

@@ -45,7 +45,7 @@ def variance_scaling_(
 
     Formula: variance scale / fan; "uniform" on +-sqrt(3 scale / fan); "truncated_normal" is cut
     at 2 of its own standard deviations, which are widened by 1 / 0.8796 so that the variance
-    after the cut is scale / fan.
+    after the cut is scale / fan. Of complex values that is E|w|^2, half of it in each part.
 
     Source: the common form of LeCun, Xavier and Kaiming; `tf.keras.initializers.VarianceScaling`
     and `jax.nn.initializers.variance_scaling` define the same.
@@ -91,10 +91,13 @@ def variance_scaling_(
         raise TypeError(f"mode must be a str, got {mode!r}; pass 'fan_in', 'fan_out' or 'fan_avg'")
     if tensor.numel() == 0 and nothing_to_fill(region):
         return tensor
+    distribution = _DISTRIBUTIONS[distribution]
+    factor, on_device = _root(scale, tensor)
     ops(tensor).variance_scaling_(
         tensor,
-        _DISTRIBUTIONS[distribution],
-        *_root(scale, tensor),
+        distribution,
+        factor * part_factor(distribution, tensor.is_complex()),
+        on_device,
         mode,
         "linear",
         0.0,
@@ -173,6 +176,14 @@ def lecun_uniform_(
         batch_axis=batch_axis,
         groups=groups,
     )
+
+
+def part_factor(distribution: str, complex: bool) -> float:
+    """The factor of the gain that makes E|w|^2 of complex values the variance asked for.
+
+    By nn.init's law, which is the core's, both parts of a uniform value have the whole of it.
+    """
+    return math.sqrt(0.5) if complex and distribution == "uniform" else 1.0
 
 
 def _root(scale: float | Tensor, tensor: Tensor) -> tuple[float, Tensor | None]:

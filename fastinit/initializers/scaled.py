@@ -20,6 +20,7 @@ from fastinit._fill.gains import Function
 from fastinit._fill.keys import KeyLike
 from fastinit._fill.laws import Law
 from fastinit._fill.regions import Region
+from fastinit._fill.variance_scaling import part_factor
 from fastinit.initializers.base import Numbers, Shape
 from fastinit.initializers.expressions import Number
 from fastinit.initializers.layout import LaidOut
@@ -34,7 +35,7 @@ class _Scaled(LaidOut):
     __slots__ = ()
     distribution: str
 
-    def _scaling(self) -> tuple[float, str, str, float]:
+    def _scaling(self, complex: bool) -> tuple[float, str, str, float]:
         """(gain, mode, nonlinearity, its parameter), as the core takes them."""
         raise NotImplementedError
 
@@ -51,7 +52,7 @@ class _Scaled(LaidOut):
         return {"in_axis": inside, "out_axis": outside, "batch_axis": batch, "groups": groups}
 
     def _law(self, shape: Shape, complex: bool) -> Law | None:
-        gain, mode, nonlinearity, parameter = self._scaling()
+        gain, mode, nonlinearity, parameter = self._scaling(complex)
         law = laws.variance_scaling(
             _COMPLEX if complex else _REAL,
             self.distribution,
@@ -112,7 +113,7 @@ class Kaiming(_Scaled):
             name = gain_arguments(self.nonlinearity, self.a)[1]
             init.calculate_gain(name, self.a)  # which refuses names that no function has
 
-    def _scaling(self) -> tuple[float, str, str, float]:
+    def _scaling(self, complex: bool) -> tuple[float, str, str, float]:
         gain, nonlinearity, slope = gain_arguments(self.nonlinearity, self.a)
         return gain, self.mode, nonlinearity, slope
 
@@ -175,7 +176,7 @@ class Xavier(_Scaled):
     def _check(self) -> None:
         self._check_distribution(_NORMAL, _UNIFORM)
 
-    def _scaling(self) -> tuple[float, str, str, float]:
+    def _scaling(self, complex: bool) -> tuple[float, str, str, float]:
         return float(self.gain), "fan_avg", "linear", 0.0
 
     def _fill(
@@ -234,8 +235,9 @@ class VarianceScaling(_Scaled):
         if isinstance(self.scale, float):
             self._require("scale", self.scale > 0, "above 0")
 
-    def _scaling(self) -> tuple[float, str, str, float]:
-        return math.sqrt(float(self.scale)), self.mode, "linear", 0.0
+    def _scaling(self, complex: bool) -> tuple[float, str, str, float]:
+        gain = math.sqrt(float(self.scale)) * part_factor(self.distribution, complex)
+        return gain, self.mode, "linear", 0.0
 
     def _fill(
         self,

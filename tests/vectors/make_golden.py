@@ -5,8 +5,9 @@
 The fills run on the baseline instruction set; test_golden.py holds every instruction set of the
 machine, one and two threads, and CUDA where there is a GPU, to the same digests. A digest is
 BLAKE2b (16 bytes) of the elements' little-endian bytes in row-major order. A change of golden.json
-is a change of the stream: it needs a new STREAM_VERSION and a CHANGELOG entry. `orthogonal_` is
-absent, for its factorisation is a library's.
+is a change of the stream: it needs a new STREAM_VERSION and a CHANGELOG entry, and the old file
+stays beside it, as golden_v1.json does, to show what did not change. `orthogonal_` is absent, for
+its factorisation is a library's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import fastinit
 from fastinit import _C
 
 PATH = Path(__file__).with_name("golden.json")
+VERSION_1 = Path(__file__).with_name("golden_v1.json")
 
 DTYPES = [
     "float32", "float64", "float16", "bfloat16",
