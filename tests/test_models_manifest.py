@@ -61,6 +61,15 @@ def test_each_bit_counts(dtype: torch.dtype) -> None:
     assert len(seen) == 1 + len(range(0, flat.numel(), 3)) * (1 if dtype == torch.bool else 8)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_look_changes_nothing(dtype: torch.dtype) -> None:
+    tensor = torch.arange(1, 36).reshape(7, 5).to(dtype)
+    holder = nn.Module()
+    holder.register_buffer("t", tensor.clone())
+    fastinit.fingerprint(holder)
+    assert_same_bits(holder.t, tensor)
+
+
 def test_places_and_shapes_count_but_strides_do_not() -> None:
     def digest(tensor: torch.Tensor) -> str:
         holder = nn.Module()

@@ -147,7 +147,9 @@ def _row_starts(
 
 
 def _hash(places: Tensor, bits: Tensor) -> Tensor:
-    z = places.mul_(_signed(_PLACE)).bitwise_xor_(bits.to(torch.int64).mul_(_signed(_BITS)))
+    z = places.mul_(_signed(_PLACE)).bitwise_xor_(
+        bits.to(torch.int64, copy=True).mul_(_signed(_BITS))
+    )
     sums = []
     for _ in range(2):
         for factor in (_FIRST, _SECOND):

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from fastinit._fill.extension import native
 from fastinit._fill.keys import Key
+from fastinit._fill.placements import is_dtensor
 from fastinit._fill.regions import Region
 from fastinit.models.fingerprint import fingerprint, tensors_of
-from fastinit.models.report import Report
-from fastinit.models.steps import Step, carry_out, from_data, to_data
+from fastinit.models.report import Done, Report
+from fastinit.models.steps import Step, Value, carry_out, from_data, to_data
 
 Manifest: TypeAlias = Mapping[str, Any]
 Place: TypeAlias = Region | Sequence[slice] | slice | None
@@ -47,10 +48,12 @@ def of_report(report: Report) -> dict[str, Any]:
     digests = fingerprint(module)
     laws: dict[str, int] = {}
     entries: dict[str, Any] = {}
-    done = {one.plan.name: one for one in report.done}
+    done: dict[str, list[Done]] = {}  # a packed parameter has several
+    for one in report.done:
+        done.setdefault(one.plan.name, []).append(one)
     for name, tensor in tensors.items():
-        one = done.get(name)
-        steps = one.plan.steps if one is not None and not one.plan.kept else ()
+        plans = [one.plan for one in done.get(name, ())]
+        steps = [step for one in plans for step in one.steps] or _held(tensor)
         said = _said(steps, Key(report.seed).fold_in(name))
         entries[name] = {
             "shape": list(tensor.shape),
@@ -58,8 +61,8 @@ def of_report(report: Report) -> dict[str, Any]:
             "law": None if said is None else laws.setdefault(said, len(laws)),
             "digest": digests[name],
         }
-        if one is not None and len(one.plan.names) > 1:
-            entries[name]["names"] = list(one.plan.names)
+        if plans and len(plans[0].names) > 1:
+            entries[name]["names"] = list(plans[0].names)
         if not isinstance(tensor, nn.Parameter):
             entries[name]["buffer"] = "persistent" if _persists(module, name) else "computed"
     return {
@@ -71,6 +74,11 @@ def of_report(report: Report) -> dict[str, Any]:
         "laws": [json.loads(said) for said in laws],
         "tensors": entries,
     }
+
+
+def _held(tensor: Tensor) -> Sequence[Step]:
+    """The values of a tensor that nothing was written to, unless they lie on several ranks."""
+    return [] if is_dtensor(tensor) else [Step(Value(tensor))]
 
 
 def _said(steps: Sequence[Step], key: Key) -> str | None:

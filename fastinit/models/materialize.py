@@ -12,15 +12,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastinit._fill.extension import DTYPES
 from fastinit.models import manifest, targets
 from fastinit.models.names import buffers_by_name, parameters_by_name, tensor_at
-from fastinit.models.native.plan import plan_native
-from fastinit.models.progress import Progress, in_parts
+from fastinit.models.parametrized import (
+    originals_of,
+    parametrized_by_name,
+    refuse_parametrized,
+    write_parametrized,
+)
+from fastinit.models.planning import Plans, listed, make_plans
+from fastinit.models.progress import Progress, in_parts, whole
 from fastinit.models.report import Done, Plan, Report
 from fastinit.models.steps import Draw, Made, Work, carry_out
+from fastinit.models.targets import pieces_of
 
 
 def init_(
@@ -37,8 +44,8 @@ def init_(
 
     Args:
         module: any model; parameters on meta are left alone by no recipe, so materialize them.
-        recipe: a `fastinit.recipes.Recipe`, the name of a preset, or "native": what the model's own
-            code does, draw for draw, but keyed by name (docs/models.md).
+        recipe: a `fastinit.recipes.Recipe`, or the name of a preset. "native" is what the model's
+            own code does, draw for draw, but keyed by name.
         seed: an integer, taken mod 2^64.
         strict: whether parameters that nothing covers and rules that match nothing are errors;
             otherwise they are warnings of the report, and what nothing covers is left as it is.
@@ -127,17 +134,22 @@ def _initialize(
     targets.refuse(module)
     if device is None:
         _refuse_meta(module)
-    plans, buffers, warnings = _plan(module, recipe, seed, strict)
-    _refuse_dtypes(module, plans)
+    plans = make_plans(module, recipe, seed, strict)
+    _refuse_unwritable(module, plans.parameters)
     if device is not None:
         attributes = targets.meta_attributes(module)
         if attributes:
-            warnings.append(f"tensors on meta in attributes, not buffers: {', '.join(attributes)}")
-        targets.leave_meta(module, device, dtype)
-        if dtype is not None:
+            plans.warnings.append(
+                f"tensors on meta in attributes, not buffers: {listed(attributes)}"
+            )
+    with whole():
+        if device is not None:
+            targets.leave_meta(module, device, dtype)
+        if device is not None and dtype is not None:
             targets.change_dtype(module, dtype)
-    done = _carry_out(module, plans, buffers, progress)
-    return Report(done, seed, warnings, module, manifest.of_report)
+        _write_short(module, plans)
+    done = _carry_out(module, plans, progress)
+    return Report(done, seed, plans.warnings, module, manifest.of_report)
 
 
 def _seed(seed: object) -> int:
@@ -154,78 +166,63 @@ def _refuse_meta(module: nn.Module) -> None:
     meta = [name for name, place in places.items() if tensor_at(place).is_meta]
     if meta:
         raise ValueError(
-            f"module has tensors on meta, which hold no values: {_listed(meta)}; call "
+            f"module has tensors on meta, which hold no values: {listed(meta)}; call "
             "fastinit.materialize_(module, device, ...)"
         )
 
 
-def _refuse_dtypes(module: nn.Module, plans: Sequence[Plan]) -> None:
+def _refuse_unwritable(module: nn.Module, plans: Sequence[Plan]) -> None:
     places = parameters_by_name(module)
-    wrong = [
-        f"{plan.name} ({tensor_at(places[plan.name]).dtype})"
+    drawn = [
+        plan.name
         for plan in plans
-        if any(isinstance(step.what, Draw | Made) for step in plan.steps)
-        and tensor_at(places[plan.name]).dtype not in DTYPES
+        if plan.name in places and any(isinstance(step.what, Draw | Made) for step in plan.steps)
     ]
+    dtypes = {name: tensor_at(places[name]).dtype for name in drawn}
+    wrong = [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in DTYPES]
     if wrong:
         raise TypeError(
-            f"parameters of a dtype that no law fills: {_listed(wrong)}; fastinit fills "
+            f"parameters of a dtype that no law fills: {listed(wrong)}; fastinit fills "
             f"{', '.join(sorted(map(str, DTYPES)))}"
         )
+    through = [plan.name for plan in plans if plan.parametrized and plan.steps]
+    refuse_parametrized(parametrized_by_name(module), through)
 
 
-def _plan(
-    module: nn.Module, recipe: Any, seed: int, strict: bool
-) -> tuple[list[Plan], list[Plan], list[str]]:
-    """What is to be written to parameters and to buffers, and warnings."""
-    if recipe != "native":
-        raise NotImplementedError
-    plan = plan_native(module, seed)
-    _require_buffers(plan.unknown)
-    warnings = [f"{what} ran again with defaults" for what in sorted(set(plan.told.assumed))]
-    failed = [f"{name or 'the model'}: {reason}" for name, reason in plan.told.problems.items()]
-    problems = []
-    if plan.uncovered:
-        problems.append(f"no code of the model initializes {_listed(plan.uncovered)}")
-    if failed:
-        problems.append("code of the model could not run again: " + "; ".join(failed))
-    if problems and strict:
-        raise ValueError(
-            f"native: {'. '.join(problems)}. Pass a recipe for these, or strict=False to leave "
-            "them as they are"
-        )
-    return plan.parameters, plan.buffers, warnings + problems
+def _write_short(module: nn.Module, plans: Plans) -> None:
+    """Buffers, and what is written through right_inverse.
+
+    Buffers come first: no second call would find them on meta and know that they lack values.
+    """
+    held = buffers_by_name(module)
+    buffers = [(plan.steps, pieces_of(tensor_at(held[plan.name]))) for plan in plans.buffers]
+    carry_out([one for one in buffers if one[0]])
+    through = [(plan.name, plan.steps) for plan in plans.parameters if plan.parametrized]
+    write_parametrized(parametrized_by_name(module), [one for one in through if one[1]])
 
 
-def _require_buffers(unknown: Sequence[str]) -> None:
-    if unknown:
-        raise RuntimeError(
-            f"module has buffers on meta whose values no code of the model computes again: "
-            f"{_listed(unknown)}; make the model with its parameters on meta and its buffers real, "
-            "as accelerate.init_empty_weights does, or give the module that owns them a "
-            "reset_parameters method that writes them"
-        )
-
-
-def _carry_out(
-    module: nn.Module, plans: Sequence[Plan], buffers: Sequence[Plan], progress: Progress
-) -> list[Done]:
+def _carry_out(module: nn.Module, plans: Plans, progress: Progress) -> list[Done]:
+    """The long work."""
+    computed = parametrized_by_name(module)
+    held, places = buffers_by_name(module), parameters_by_name(module)
     done: list[Done] = []
     work: list[Work] = []
     sizes: list[int] = []
-    for kind, places in ((plans, parameters_by_name(module)), (buffers, buffers_by_name(module))):
-        for plan in kind:
-            tensor = tensor_at(places[plan.name])
-            shape, device = tuple(tensor.shape), tensor.device
-            done.append(Done(plan, shape, tensor.dtype, device, kind is buffers))
-            if plan.steps and tensor.numel():
-                work.append((plan.steps, targets.pieces_of(tensor)))
-                sizes.append(tensor.numel() * tensor.element_size())
+    for plan in plans.parameters:
+        if plan.parametrized:
+            done.append(_done(plan, originals_of(computed, plan.name)[-1], False))
+            continue
+        tensor = tensor_at(places[plan.name])
+        done.append(_done(plan, tensor, False))
+        if plan.steps and tensor.numel():
+            work.append((plan.steps, pieces_of(tensor)))
+            sizes.append(tensor.numel() * tensor.element_size())
+    done += [_done(plan, tensor_at(held[plan.name]), True) for plan in plans.buffers]
     for part in in_parts(work, sizes, progress):
-        carry_out(part)
+        with whole():
+            carry_out(part)
     return done
 
 
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _done(plan: Plan, tensor: Tensor, is_buffer: bool) -> Done:
+    return Done(plan, tuple(tensor.shape), tensor.dtype, tensor.device, is_buffer)

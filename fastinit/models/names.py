@@ -1,32 +1,29 @@
-"""Names of modules and tensors as in the bare model, whatever is wrapped around its parts.
+"""Places of tensors by their names in the bare model, and which name a tied tensor has: its first.
 
-Owns the walk over a model, and which name a tied tensor has: its first. What a wrapper puts into
-names is `recipes.names`'s. Must not know any law.
+What a wrapper puts into names is `recipes.names`'s. Must not know any law.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from fastinit.recipes.names import walk
+
 # By full name, the module that holds a tensor, and the name it has there.
 Places: TypeAlias = dict[str, tuple[nn.Module, str]]
-
-_WRAPPERS = re.compile(r"(_checkpoint_wrapped_module|_fsdp_wrapped_module|_orig_mod)(\.|$)")
-
-
-def bare(name: str) -> str:
-    """The name without what wrappers put into it."""
-    return _WRAPPERS.sub("", name).removesuffix(".")
 
 
 def modules_by_name(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module once, with its first name."""
-    for name, part in module.named_modules():
-        yield bare(name), part
+    seen = set()
+    for site in walk(module):
+        part = site.link[0]
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield site.name, part
 
 
 def parameters_by_name(module: nn.Module) -> Places:
@@ -35,9 +32,9 @@ def parameters_by_name(module: nn.Module) -> Places:
     Ties are not removed: a tied parameter has several names.
     """
     return {
-        _joined(name, word): (part, word)
-        for name, part in _all_modules(module)
-        for word, parameter in part._parameters.items()
+        joined(site.name, word): (site.link[0], word)
+        for site in walk(module)
+        for word, parameter in site.link[0]._parameters.items()
         if parameter is not None
     }
 
@@ -45,9 +42,9 @@ def parameters_by_name(module: nn.Module) -> Places:
 def buffers_by_name(module: nn.Module) -> Places:
     """Every place of a buffer, as for parameters."""
     return {
-        _joined(name, word): (part, word)
-        for name, part in _all_modules(module)
-        for word, buffer in part._buffers.items()
+        joined(site.name, word): (site.link[0], word)
+        for site in walk(module)
+        for word, buffer in site.link[0]._buffers.items()
         if buffer is not None
     }
 
@@ -70,11 +67,6 @@ def first_names(places: Places) -> dict[str, list[str]]:
     return names
 
 
-def _all_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module under every name."""
-    for name, part in module.named_modules(remove_duplicate=False):
-        yield bare(name), part
-
-
-def _joined(name: str, word: str) -> str:
+def joined(name: str, word: str) -> str:
+    """The name of what a module holds under this word."""
     return f"{name}.{word}" if name else word

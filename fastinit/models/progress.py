@@ -1,13 +1,18 @@
-"""Progress of long work, on standard error, and the cutting of work into parts that tell it.
+"""Long work: its progress, on standard error, the parts that it is cut into, and its interruption.
 
-Owns when a bar is shown and what it looks like. Must not know what the work is.
+Owns when a bar is shown and what it looks like, and that an interrupt waits until tensors are
+whole. Must not know what the work is.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeAlias, TypeVar
 
 Progress: TypeAlias = bool | Callable[[int, int], object] | None
@@ -60,3 +65,30 @@ def _bar(done: int, total: int) -> None:
     )
     sys.stderr.write(text + ("\n" if done >= total else ""))
     sys.stderr.flush()
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Have an interrupt wait for the end of the block; a second one does not wait.
+
+    A fill is one call into compiled code, which cannot be interrupted anyway; but between two calls
+    a tensor may be half done.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            before(number, frame)
+        waiting.append((number, frame))
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            before(*waiting[0])

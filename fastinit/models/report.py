@@ -10,7 +10,7 @@ import json
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from torch import nn
 
 from fastinit._fill.keys import Key
 from fastinit.initializers import Constant as ConstantInitializer
-from fastinit.initializers import Initializer, Normal, TruncNormal, Uniform
-from fastinit.models.steps import Constant, Draw, Made, Step, Value, key_of
+from fastinit.initializers import Initializer, Keep, Normal, TruncNormal, Uniform
+from fastinit.initializers.base import Numbers, Part
+from fastinit.models.steps import Constant, Draw, Made, Step, key_of
+from fastinit.recipes import table
 
 _NUMBERS = {0: "uniform", 1: "normal", 2: "trunc_normal"}
 
@@ -31,30 +33,42 @@ class Plan:
     name: str
     steps: Sequence[Step]
     rule: str
-    initializer: str | None = None  # as the rule has it; otherwise told by the first step
+    initializer: Initializer | None = None  # as the rule has it; None: told by the first step
+    resolved: Initializer | None = None  # the same with plain numbers
     note: str = ""
-    kept: bool = False  # left as it is, on purpose
     names: Sequence[str] = ()  # all of them, if it is tied
+    part: Part | None = None  # of a packed parameter, which has a plan for each part
+    parametrized: bool = False  # computed by the module, written through right_inverse
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was done to one tensor.
+    """What was done to one parameter, or to one part of a packed one.
 
-    std, low and high are the law's, None where it has none; std is that before a truncation.
+    Args:
+        name: in the bare model; a tied parameter has its first name.
+        shape, dtype, device: of the parameter, or of the part.
+        initializer: as the recipe has it, or what its code came to; Keep() where nothing was
+            written, None where code computed the values in ways that no initializer says.
+        std, low, high: the law's, None where it has none; std is that before a truncation.
+        rule: the pattern that fits, as text.
+        key: of the first draw.
+        note: what else there is to know.
+        law: the initializer as text, expressions with their values.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    initializer: str
+    initializer: Initializer | None
     std: float | None
     low: float | None
     high: float | None
     rule: str
     key: Key | None
     note: str
+    law: str
 
 
 @dataclass(slots=True)
@@ -120,8 +134,8 @@ class Report:
         return self.records[place]
 
     def __str__(self) -> str:
-        lines = _table(_rows(self.records))
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        lines = (f"warning: {warning}" for warning in self.warnings)
+        return "\n".join([table.aligned(_rows(self.records)), *lines])
 
     def __repr__(self) -> str:
         return f"<Report of {len(self)} parameters, {len(self.warnings)} warnings>"
@@ -137,11 +151,9 @@ class Report:
         )
 
     def to_markdown(self) -> str:
-        """A table in Markdown."""
-        head, *rows = _rows(self.records)
-        lines = [head, ["---"] * len(head), *rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-                         for line in lines)  # fmt: skip
+        """The table in Markdown, with the warnings as a list behind it."""
+        told = "".join(f"\n- {warning}" for warning in self.warnings)
+        return table.marked(_rows(self.records)) + ("\n" + told if told else "")
 
     def manifest(self) -> dict[str, Any]:
         """JSON-able data from which every value can be made again; see `fastinit.regenerate`.
@@ -157,18 +169,24 @@ class Report:
 
 def _record(one: Done) -> Record:
     plan = one.plan
-    told = _told(plan.steps, one.shape)
+    resolved = plan.resolved or _told(plan.steps, one.shape)
+    initializer = plan.initializer or resolved
+    shape = one.shape if plan.part is None else plan.part.shape
     keys = [key for step in plan.steps if (key := _key(step)) is not None]
+    numbers = resolved.numbers(shape, one.dtype.is_complex) if resolved is not None else Numbers()
     return Record(
         plan.name,
-        one.shape,
+        shape,
         one.dtype,
         one.device,
-        plan.initializer or _words(plan, told),
-        *_numbers(told, one.shape),
+        initializer,
+        numbers.std,
+        numbers.low,
+        numbers.high,
         plan.rule,
         keys[0] if keys else None,
-        plan.note,
+        _note(plan),
+        _law(plan, initializer, resolved),
     )
 
 
@@ -178,7 +196,9 @@ def _key(step: Step) -> Key | None:
 
 def _told(steps: Sequence[Step], shape: tuple[int, ...]) -> Initializer | None:
     """The first step as an initializer, if there is one that says it."""
-    what = steps[0].what if steps else None
+    if not steps:
+        return Keep()
+    what = steps[0].what
     if isinstance(what, Made):
         return what.initializer
     if isinstance(what, Constant) and not what.value.imag and math.isfinite(what.value.real):
@@ -195,57 +215,63 @@ def _told(steps: Sequence[Step], shape: tuple[int, ...]) -> Initializer | None:
     return None
 
 
-def _words(plan: Plan, told: Initializer | None) -> str:
-    if plan.kept or not plan.steps:
-        return "Keep()"
-    if told is not None:
-        return repr(told) + (" ..." if len(plan.steps) > 1 else "")
+def _note(plan: Plan) -> str:
+    notes = [plan.note] if plan.note else []
+    if not notes and len(plan.steps) > 1:
+        notes = [f"and {len(plan.steps) - 1} more after it"]
+    if len(plan.names) > 1:
+        notes.append(f"tied: {', '.join(plan.names[1:])}")
+    return "; ".join(notes)
+
+
+def _law(plan: Plan, initializer: Initializer | None, resolved: Initializer | None) -> str:
+    if initializer is not None and resolved is not None:
+        return table.law_text(initializer, [resolved])
     what = plan.steps[0].what
     if isinstance(what, Draw):
         law = what.law
         return f"{_NUMBERS[law.distribution]}({law.mean:g}, {law.std:g}, {law.low:g}, {law.high:g})"
-    return "values" if isinstance(what, Value) else str(what)
-
-
-def _numbers(
-    told: Initializer | None, shape: tuple[int, ...]
-) -> tuple[float | None, float | None, float | None]:
-    if told is None:
-        return None, None, None
-    numbers = told.numbers(shape)
-    return numbers.std, numbers.low, numbers.high
+    return f"constant {what.value}" if isinstance(what, Constant) else "computed"
 
 
 def _plain(record: Record) -> dict[str, Any]:
-    data = {**asdict(record), "dtype": _dtype(record.dtype), "device": str(record.device)}
-    data["key"] = None if record.key is None else [record.key.seed, record.key.offset]
-    return data
+    initializer = record.initializer
+    return {
+        "name": record.name,
+        "shape": list(record.shape),
+        "dtype": _dtype(record.dtype),
+        "device": str(record.device),
+        "initializer": None if initializer is None else initializer.to_dict(),
+        "std": record.std,
+        "low": record.low,
+        "high": record.high,
+        "rule": record.rule,
+        "key": None if record.key is None else [record.key.seed, record.key.offset],
+        "note": record.note,
+        "law": record.law,
+    }
 
 
 def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _rows(records: Sequence[Record]) -> list[list[str]]:
-    rows = [["name", "shape", "dtype", "initializer", "std", "low", "high", "rule", "key", "note"]]
-    for record in records:
-        numbers = [record.std, record.low, record.high]
-        rows.append(
-            [
-                record.name,
-                "x".join(map(str, record.shape)) or "scalar",
-                _dtype(record.dtype),
-                record.initializer,
-                *("" if number is None else f"{number:.5g}" for number in numbers),
-                record.rule,
-                "" if record.key is None else f"{record.key.seed:016x}",
-                record.note,
-            ]
-        )
-    return rows
+_COLUMNS = ("name", "shape", "dtype", "law", "std", "low", "high", "rule", "key", "note")
 
 
-def _table(rows: list[list[str]]) -> list[str]:
-    used = [i for i in range(len(rows[0])) if len(rows) == 1 or any(row[i] for row in rows[1:])]
-    widths = {i: max(len(row[i]) for row in rows) for i in used}
-    return ["  ".join(row[i].ljust(widths[i]) for i in used).rstrip() for row in rows]
+def _rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    return [_COLUMNS, *map(_row, records)]
+
+
+def _row(record: Record) -> tuple[str, ...]:
+    numbers = (record.std, record.low, record.high)
+    return (
+        record.name,
+        " x ".join(map(str, record.shape)) or "scalar",
+        _dtype(record.dtype),
+        record.law,
+        *("" if number is None else f"{number:.5g}" for number in numbers),
+        record.rule,
+        "" if record.key is None else f"{record.key.seed:016x}",
+        record.note,
+    )

@@ -180,7 +180,8 @@ def _read(data: Mapping[str, Any]) -> What:
         return Made(Initializer.from_dict(data["initializer"]), words)
     if "value" in data:
         dtype = getattr(torch, data["dtype"])
-        values = torch.frombuffer(bytearray.fromhex(data["value"]), dtype=dtype)
+        held = bytearray.fromhex(data["value"])
+        values = torch.frombuffer(held, dtype=dtype) if held else torch.empty(0, dtype=dtype)
         return Value(values.reshape(data["shape"]))
     if data.get("draw") in _LAWS and words is not None:
         law = Law(

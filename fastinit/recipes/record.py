@@ -28,6 +28,7 @@ class Settled(NamedTuple):
         rule: the pattern that fits, as text; empty if none does.
         part: which slice of a packed parameter it is for; None for a whole one.
         note: what else there is to know.
+        padding: the row of an embedding that is set to 0 behind the fill; None if there is none.
     """
 
     initializer: Initializer
@@ -39,6 +40,7 @@ class Settled(NamedTuple):
     rule: str
     part: Part | None
     note: str
+    padding: int | None = None
 
 
 class Record(NamedTuple):

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch.nn.utils import parametrize
 
 from fastinit._fill.extension import DTYPES
@@ -97,9 +98,13 @@ class Resolver:
         def numbers(one: Initializer, shape: tuple[int, ...], part: Part | None) -> Settled:
             resolved = one.resolve(shape, weight=weight, **values)
             law = resolved.law(shape, is_complex)
+            if law is None and not isinstance(one, (Keep, Native)):  # it may refuse the shape
+                resolved(torch.empty(shape, dtype=found.parameter.dtype, device="meta"), key=0)
             _, std, low, high = resolved.numbers(shape, is_complex)
-            note = _padding_note(initializer, padding) if part is None else f"part {part.name}"
-            return Settled(rule.initializer, resolved, law, std, low, high, text, part, note)
+            row = padding if part is None and not isinstance(one, (Keep, Native)) else None
+            note = f"part {part.name}" if part is not None else ""
+            note = f"row {row} is padding: 0" if row is not None else note
+            return Settled(rule.initializer, resolved, law, std, low, high, text, part, note, row)
 
         if not parts:
             return (numbers(initializer, shape, None),)
@@ -148,12 +153,6 @@ def _refuse_dtype(initializer: Initializer, found: Found) -> None:
         raise TypeError(
             f"no law fills {found.parameter.dtype}; it takes one of {known}, or a rule with Keep()"
         )
-
-
-def _padding_note(initializer: Initializer, padding: int | None) -> str:
-    if padding is None or isinstance(initializer, (Keep, Native)):
-        return ""
-    return f"row {padding} is padding: 0"
 
 
 def part_key(name: str, part: str) -> str:

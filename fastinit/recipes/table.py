@@ -64,9 +64,18 @@ def _joined_name(names: Sequence[str]) -> str:
 
 
 def text(records: Iterable[Record]) -> str:
-    """The table for a terminal: columns as wide as they need be."""
-    lines: list[tuple[str, ...]] = [_COLUMNS, *rows(records)]
-    kept = [at for at in range(len(_COLUMNS)) if any(line[at] for line in lines[1:])]
+    """The table of a plan for a terminal."""
+    return aligned([_COLUMNS, *rows(records)])
+
+
+def markdown(records: Iterable[Record]) -> str:
+    """The table of a plan in Markdown."""
+    return marked([_COLUMNS, *rows(records)])
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Lines, of which the first is the head, with columns as wide as they need be, or left out."""
+    kept = [at for at in range(len(lines[0])) if any(line[at] for line in lines[1:])]
     widths = [max(len(line[at]) for line in lines) for at in kept]
     return "\n".join(
         " | ".join(line[at].ljust(width) for at, width in zip(kept, widths, strict=True)).rstrip()
@@ -74,10 +83,11 @@ def text(records: Iterable[Record]) -> str:
     )
 
 
-def markdown(records: Iterable[Record]) -> str:
-    """The table in Markdown."""
-    lines: list[tuple[str, ...]] = [_COLUMNS, ("---",) * len(_COLUMNS), *rows(records)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+def marked(lines: Sequence[tuple[str, ...]]) -> str:
+    """Lines, of which the first is the head, as a table in Markdown."""
+    head, *body = lines
+    ruled = [head, ("---",) * len(head), *body]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in ruled)
 
 
 def data(record: Record) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         steps = recorder.steps(one)
         if _lacking(recorder, one, steps):
             plan.uncovered.append(name)
-        plan.parameters.append(Plan(name, steps, "native", kept=not steps, names=names))
+        plan.parameters.append(Plan(name, steps, "native", names=names))
     for name, names in first_names(held).items():
         one = recorder.of(tensor_at(held[name]))
         steps = recorder.steps(one)

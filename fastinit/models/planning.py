@@ -1,0 +1,148 @@
+"""What is to be written to each tensor of a model: by a recipe's laws, by the model's own code.
+
+Owns the step from a recipe's plan to steps under keys, the asking of `native` for what a recipe
+leaves to it, and the refusal of what neither covers. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from fastinit._fill.keys import Key
+from fastinit._fill.laws import Law
+from fastinit.initializers import Constant as ConstantInitializer
+from fastinit.initializers import Initializer, Keep, Native, Ones, Zeros
+from fastinit.models.boxes import Box
+from fastinit.models.native.plan import NativePlan, plan_native
+from fastinit.models.report import Plan
+from fastinit.models.steps import Constant, Draw, Made, Step, What, words_of
+from fastinit.recipes import Recipe, Record, plan, resolve_recipe
+from fastinit.recipes.remarks import remarks
+
+
+@dataclass(slots=True)
+class Plans:
+    """What is to be written to parameters and to buffers, and what deserves a look."""
+
+    parameters: list[Plan]
+    buffers: list[Plan]
+    warnings: list[str] = field(default_factory=list)
+
+
+def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool) -> Plans:
+    """Plan all writes to a model.
+
+    Args:
+        module: on any device, meta included; nothing of it is written.
+        recipe: a recipe, or the name of a preset.
+        seed: of all keys.
+        strict: whether parameters that nothing covers and rules that match nothing are errors.
+
+    Raises:
+        TypeError, ValueError: as `fastinit.recipes.plan`; what the model's code leaves uncovered.
+        RuntimeError: buffers on meta that no code of the model computes.
+    """
+    found = plan(module, resolve_recipe(recipe), strict=strict)
+    own = {record.name for record in found if isinstance(record.initializer, Native)}
+    by_code = plan_native(module, seed, parameters=bool(own))
+    _require_buffers(by_code.unknown)
+    told = {one.name: one for one in by_code.parameters}
+    plans = Plans([], by_code.buffers, list(found.warnings))
+    if own:
+        plans.warnings += _shortcomings(by_code, own, strict)
+    root = Key(seed)
+    drawn = []
+    for record in found:
+        if record.name in own:
+            one = told[record.name]
+            one.rule = record.rule if record.rule != "**" else "native"
+            drawn.append(_as_drawn(record, one.steps))
+        else:
+            one = _planned(record, root)
+        plans.parameters.append(one)
+    plans.warnings += remarks(drawn)
+    return plans
+
+
+def _as_drawn(record: Record, steps: Sequence[Step]) -> Record:
+    """The record with the law that the model's code has, if it is one draw."""
+    what = steps[0].what if len(steps) == 1 and steps[0].box is None else None
+    law = what.law if isinstance(what, Draw) else None
+    return record._replace(settled=record.settled._replace(law=law))
+
+
+def _shortcomings(by_code: NativePlan, own: set[str], strict: bool) -> list[str]:
+    """What the model's code could not do, of the parameters that are left to it."""
+    told = by_code.told
+    uncovered = [name for name in by_code.uncovered if name in own]
+    failed = [f"{name or 'the model'}: {reason}" for name, reason in told.problems.items()]
+    problems = []
+    if uncovered:
+        problems.append(f"no code of the model initializes {listed(uncovered)}")
+    if failed:
+        problems.append("code of the model could not run again: " + "; ".join(failed))
+    if problems and strict:
+        raise ValueError(
+            f"native: {'. '.join(problems)}. Pass a recipe for these, or strict=False to leave "
+            "them as they are"
+        )
+    return [f"{what} ran again with defaults" for what in sorted(set(told.assumed))] + problems
+
+
+def _require_buffers(unknown: Sequence[str]) -> None:
+    if unknown:
+        raise RuntimeError(
+            f"module has buffers on meta whose values no code of the model computes again: "
+            f"{listed(unknown)}; make the model with its parameters on meta and its buffers real, "
+            "as accelerate.init_empty_weights does, or give the module that owns them a "
+            "reset_parameters method that writes them"
+        )
+
+
+def _planned(record: Record, root: Key) -> Plan:
+    settled = record.settled
+    return Plan(
+        record.name,
+        list(_steps(record, root)),
+        settled.rule,
+        settled.initializer,
+        settled.resolved,
+        settled.note,
+        names=(record.name, *record.tied),
+        part=settled.part,
+        parametrized=record.parametrized,
+    )
+
+
+def _steps(record: Record, root: Key) -> Iterator[Step]:
+    settled = record.settled
+    part, resolved = settled.part, settled.resolved
+    if isinstance(resolved, Keep):
+        return
+    box = None
+    if part is not None:
+        shape = tuple(record.found.shape)
+        starts = [0] * len(shape)
+        starts[part.axis] = part.start
+        box = Box(tuple(starts), part.shape)
+    yield Step(_what(resolved, settled.law, root, record.key), box)
+    if settled.padding is not None:
+        shape = tuple(record.found.shape)
+        row = settled.padding % shape[0]
+        yield Step(Constant(0.0), Box((row, *[0] * (len(shape) - 1)), (1, *shape[1:])))
+
+
+def _what(resolved: Initializer, law: Law | None, root: Key, name: str) -> What:
+    if isinstance(resolved, Zeros | Ones | ConstantInitializer):
+        return Constant(complex(resolved.value))
+    words = words_of(root.fold_in(name))
+    return Draw(law, words) if law is not None else Made(resolved, words)
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names as a message has them."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
