@@ -10,6 +10,11 @@ transformers (normal). It is timed as it is, and
   under fastinit.patch      both fills are fastinit's;
   under fastinit.deferred   only the fills that matter run, together, at the end.
 
+Each way is run several times, in turns, and its model is released before the next. New memory has a
+price of its own, the higher the first time, when the host of a virtual machine may have to provide
+it. So that no way pays for another, tensors of the model's size get zeros before each turn; their
+time is told too.
+
 Then every weight matrix is tested against the normal law that the configuration asks for, and so is
 a model with a wrong standard deviation, which the test has to refuse. Exit status 0 only if all of
 that holds, and if the same seed gives the same bits by either way.
@@ -18,9 +23,12 @@ that holds, and if the same seed gives the same bits by either way.
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -35,6 +43,8 @@ import fastinit
 ALPHA = 1e-3  # family-wise: how often a correct model would be refused
 SAMPLE = 1 << 19  # elements per matrix; enough to see a standard deviation that is 2 % off
 WRONG_FACTOR = 1.02
+
+STOCK, PATCHED, DEFERRED = "stock constructor", "under fastinit.patch", "under fastinit.deferred"
 
 
 def make_config(
@@ -71,6 +81,9 @@ def build_patched(config: LlamaConfig, seed: int = 0) -> PreTrainedModel:
 def build_deferred(config: LlamaConfig, seed: int = 0) -> PreTrainedModel:
     with fastinit.deferred(seed=seed):
         return LlamaForCausalLM(config)
+
+
+WAYS = {STOCK: build_stock, PATCHED: build_patched, DEFERRED: build_deferred}
 
 
 def matrices(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -126,12 +139,39 @@ def faults(model: PreTrainedModel, like: PreTrainedModel) -> list[str]:
     return found
 
 
-def timed(
-    build: Callable[[LlamaConfig, int], PreTrainedModel], config: LlamaConfig, seed: int
-) -> tuple[PreTrainedModel, float]:
+def seconds_of(way: Callable[[], object]) -> float:
+    """Seconds until the way returns, without those in which its result is released."""
+    gc.collect()
     start = perf_counter()
-    model = build(config, seed)
-    return model, perf_counter() - start
+    result = way()
+    seconds = perf_counter() - start
+    del result
+    return seconds
+
+
+def compare_times(config: LlamaConfig, seed: int, rounds: int) -> None:
+    """Print the median and the first time of each way, and what the rest of ours is."""
+    with torch.device("meta"):
+        shapes = [parameter.shape for parameter in LlamaForCausalLM(config).parameters()]
+    memory: list[float] = []
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for _ in range(rounds):
+        for name, build in WAYS.items():
+            memory.append(seconds_of(lambda: [torch.empty(shape).zero_() for shape in shapes]))
+            seconds[name].append(seconds_of(partial(build, config, seed)))
+
+    count = sum(shape.numel() for shape in shapes)
+    print(f"\n{count / 1e6:.0f} million parameters, float32; {rounds} times each, in turns")
+    print(f"  {'':24s} median    first")
+    for name, times in seconds.items():
+        told = f"{median(seconds[STOCK]) / median(times):8.1f} times as fast as stock"
+        print(
+            f"  {name:24s}{median(times):6.2f} s {times[0]:6.2f} s{told if name != STOCK else ''}"
+        )
+    print(
+        "The rest is modules made in Python, and new memory: zeros in as much of it take"
+        f" {median(memory):.2f} s ({memory[0]:.2f} s the first time)."
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -145,30 +185,23 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--tied", action="store_true", help="tie the output to the embedding")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times that each way is run, default 3"
+    )
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
     size = options.hidden, options.layers, options.intermediate, options.vocabulary
     config = make_config(*size, tied=options.tied)
-    ways = {
-        "stock constructor": build_stock,
-        "under fastinit.patch": build_patched,
-        "under fastinit.deferred": build_deferred,
-    }
-    for build in ways.values():  # what is imported on first use is not timed
-        build(make_config(64, 1, 64, 64))
+    for build in WAYS.values():  # what is imported on first use is not timed
+        build(make_config(64, 1, 64, 64), options.seed)
 
     print(
         f"{__doc__.splitlines()[0]} {torch.get_num_threads()} threads, torch {torch.__version__}."
     )
-    models, seconds = {}, {}
-    for name, build in ways.items():
-        models[name], seconds[name] = timed(build, config, options.seed)
-        if len(models) == 1:
-            count = sum(p.numel() for p in models[name].parameters())
-            print(f"\n{count / 1e6:.0f} million parameters, float32")
-        speed = seconds["stock constructor"] / seconds[name]
-        print(f"  {name:25s}{seconds[name]:7.2f} s  {speed:5.1f} times as fast as stock")
-    stock, patched, model = models.values()
+    compare_times(config, options.seed, options.rounds)
 
+    stock, patched, model = (build(config, options.seed) for build in WAYS.values())
     found = faults(model, stock)
     refused_stock, _ = refused_matrices(stock)
     refused, tested = refused_matrices(model)
