@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from _clients import transformers
 from scipy import stats
 from torch import Tensor, nn
 
@@ -93,3 +95,25 @@ def departing(model: nn.Module, law: Callable[[str, Tensor], object]) -> list[st
         else:
             p_values[name] = float(stats.kstest(x, expected.cdf).pvalue)  # type: ignore[attr-defined]
     return wrong + [name for name, p in holm(p_values).items() if p < ALPHA]
+
+
+L, D, F, V, HEADS = 3, 64, 160, 96, 4  # of the small models
+
+
+def built(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make()
+
+
+def twin(model: nn.Module, recipe: Recipe, seed: int = 0) -> nn.Module:
+    return filled(copy.deepcopy(model), recipe, seed)
+
+
+def decoder(family: str = "Llama", **told: Any) -> nn.Module:
+    """A language model of transformers with the arguments of Llama's configuration."""
+    tf = transformers()
+    config = getattr(tf, f"{family}Config")(
+        hidden_size=D, intermediate_size=F, num_hidden_layers=L, num_attention_heads=HEADS,
+        num_key_value_heads=2, vocab_size=V, pad_token_id=3, bos_token_id=0, eos_token_id=0, **told,
+    )  # fmt: skip
+    return built(lambda: getattr(tf, f"{family}ForCausalLM")(config))

@@ -22,7 +22,7 @@ from fastinit.recipes.matching import Match
 from fastinit.recipes.names import Found
 from fastinit.recipes.patterns import Role
 from fastinit.recipes.record import Settled
-from fastinit.recipes.roles import GROUPS, TRANSPOSED_TYPES
+from fastinit.recipes.roles import GROUPS, TRANSPOSED_TYPES, TRANSPOSED_WEIGHTS
 from fastinit.recipes.rules import Rule
 
 _DIMENSIONS = frozenset({"depth", "layer", "width", "head_dim"})
@@ -125,7 +125,9 @@ def _laid_out(rule: Rule, role: str | None, found: Found) -> Initializer:
     if not isinstance(initializer, LaidOut):
         return initializer
     changed: dict[str, Any] = {}
-    if initializer.transposed is None and type(found.site.link[0]).__name__ in TRANSPOSED_TYPES:
+    kind = type(found.site.link[0]).__name__
+    exchanged = kind in TRANSPOSED_TYPES or (kind, found.local) in TRANSPOSED_WEIGHTS
+    if initializer.transposed is None and exchanged:
         changed["transposed"] = True
     packed = role in GROUPS["experts"] and len(found.shape) == 3
     if packed and isinstance(rule.pattern, Role) and initializer.batch_axis == ():

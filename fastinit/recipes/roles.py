@@ -50,16 +50,29 @@ GROUPS = {
     ),
 }
 
-# Modules that keep their weights as (in, out).
-TRANSPOSED_TYPES = frozenset({"Conv1D", "GptOssExperts", "Llama4TextExperts"})
+# Modules that keep their weights as (in, out), by the names of their classes.
+TRANSPOSED_TYPES = frozenset(
+    {
+        *("Conv1D", "AriaExperts", "GptOssExperts", "Llama4TextExperts"),
+        *("OpenAIPrivacyFilterExperts", "MoEMLP"),
+    }
+)
+TRANSPOSED_WEIGHTS = frozenset({("DroplessMoEMLP", "w2")})  # alone in their module
 # Lists that hold no blocks, whatever their length.
 EXPERT_LISTS = frozenset({"experts", "local_experts", "expert"})
 # By these a list of blocks is known among nested lists.
 BLOCK_LISTS = frozenset(
     {"layers", "layer", "h", "blocks", "block", "stages", "resblocks", "layer_groups"}
 )
-# Norms that multiply by 1 + weight.
-_CENTRED = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm", "Qwen3NextRMSNorm", "Qwen3_5RMSNorm")
+# Norms that multiply by 1 + weight; tests/test_roles.py looks for more in transformers' sources.
+_CENTRED = frozenset(
+    f"{model}RMSNorm"
+    for model in (
+        *("Gemma", "Gemma2", "Gemma3", "RecurrentGemma", "T5Gemma", "T5Gemma2", "VaultGemma"),
+        *("Qwen3Next", "Qwen3_5", "Qwen3_5Moe", "Qwen4ExpText", "MiniMaxM3VL", "Step3p7"),
+        *("MuseGlimmerTextCentered", "MuseSparkTextCentered", "MuseSparkTextInputScaled"),
+    )
+)
 
 _ATTENTION = "*{att,Att}*"
 _MLP = "{mlp,ffn,ff,feed_forward,feedforward,DenseReluDense,mixer,channel_mixer,net}"
@@ -68,7 +81,7 @@ _EXPERTS = "**.{experts,expert}"
 # The first that fits; `{att,Att}` matches attn, attention, self_attn, SelfAttention and the like.
 _NAMES: tuple[tuple[str, str], ...] = (
     ("bias", "**.{*bias,b,b1,b2,beta,in_proj_bias}"),
-    ("bias", "**.*bias{0,1,2,3,4,5,6,7,8,9}*"),
+    ("bias", "**.{*bias{0,1,2,3,4,5,6,7,8,9}*,*_bias_*}"),
     ("relative_position", "**.{relative_attention_bias,rel_pos_bias}*.weight"),
     ("relative_position", "**.{relative_position_bias_table,rel_pos_h,rel_pos_w}"),
     ("layer_scale", "**.{ls1,ls2,ls,layer_scale*,layerscale*}.{gamma,lambda1}"),
@@ -84,7 +97,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
     ("position", "**.{wpe,*embed_positions,*pos_emb*,*position_embed*,*pos_embed*}.**weight"),
     ("position", "**.positional_embedding.weight"),
     ("embedding", "**.{wte,*embed_tokens*,*word_embeddings*,tok_embed*,embed_in}.weight"),
-    ("embedding", "**.{token_type_embeddings,token_embed*,shared,embeddings,embedding}.weight"),
+    ("embedding", "**.{token*type_embeddings,token_embed*,shared,embeddings,embedding}.weight"),
     ("head", "{transformer.,}ff_out.weight"),
     (
         "head",
@@ -92,30 +105,42 @@ _NAMES: tuple[tuple[str, str], ...] = (
     ),
     ("head", "{**.,}{lm_head,head,heads}.**.weight"),
     ("head", "{**.,}{pooler,predictions.transform,classifier}.**.weight"),
-    ("head", "{output,fc,decoder,proj_out,predictions,cls.predictions.decoder}.weight"),
+    (
+        "head",
+        "{output,fc,final_linear,decoder,proj_out,predictions,cls.predictions.decoder}.weight",
+    ),
     ("router", "**.{router,gate,wg,shared_expert_gate}.**weight"),
     ("router", "**.router.{weight,classifier.weight,layer.weight}"),
-    ("expert_gate", f"{_EXPERTS}.**.{{w1,gate_proj,wi_0}}{{.weight,}}"),
-    ("expert_out", f"{_EXPERTS}.**.{{w2,down_proj,wo,fc2,output_linear,linear_fc2}}{{.weight*,}}"),
-    ("expert_in", f"{_EXPERTS}.**.{{w3,up_proj,wi,wi_1,gate_up_proj,fc1,linear_fc1}}{{.weight*,}}"),
-    ("qkv", "**.{c_attn,query_key_value,qkv,qkv_proj,Wqkv,wqkv,linear_qkv,att_proj,W_pack}.weight"),
+    ("expert_gate", f"{_EXPERTS}.**.{{w1,gate_proj,wi_0}}{{.weight,_*,}}"),
+    ("expert_out", f"{_EXPERTS}.**.{{w2,down_proj,wo,output_linear}}{{.weight*,_*,}}"),
+    ("expert_out", f"{_EXPERTS}.**.{{fc2,linear_fc2,mlp2}}{{.,_}}weight*"),
+    ("expert_in", f"{_EXPERTS}.**.{{w3,w13,up_proj,wi,wi_1,gate_up_proj}}{{.weight*,_*,}}"),
+    ("expert_in", f"{_EXPERTS}.**.{{fc1,linear_fc1,mlp1}}{{.,_}}weight*"),
+    (
+        "qkv",
+        "**.{c_attn,query_key_value,qkv,qkv_proj,{W,w,w_}qkv,wkv,linear_qkv,att_proj,W_pack}.weight",
+    ),
     ("qkv", f"**.{_ATTENTION}.**.{{in_proj,kv_proj,to_qkv,to_kv,kv,kv_a_proj_with_mqa}}.weight"),
-    ("qkv", "**.{kv_a_proj_with_mqa,kv_b_proj,wkv_a,wkv_b,qkv_proj.*}.weight"),
+    ("qkv", "**.{kv_a_proj_with_mqa,kv_b_proj,wkv_a,wkv_b,qkv_proj.*,linear_kv_*}.weight"),
     ("qkv", "**.in_proj_weight"),
-    ("query", "**.{q_proj,query,wq,q_lin,w_q,q_a_proj,q_b_proj,wq_a,wq_b,linear_q,to_q}.weight"),
-    ("key", "**.{k_proj,key,wk,k_lin,w_k,linear_k,to_k}.weight"),
-    ("value", "**.{v_proj,value,wv,v_lin,w_v,linear_v,to_v}.weight"),
+    ("query", "**.{q_proj,query,wq,q_lin,w_q,q_a_proj,q_b_proj,wq_a,wq_b,linear_q*,to_q}.weight"),
+    ("query", "**.query_proj.weight"),
+    ("key", "**.{k_proj,key,key_proj,wk,k_lin,w_k,linear_k,to_k}.weight"),
+    ("value", "**.{v_proj,value,value_proj,wv,v_lin,w_v,linear_v,to_v}.weight"),
     ("query", "**.{q,q_proj_weight}{.weight,}"),
     ("key", "**.{k,k_proj_weight}{.weight,}"),
     ("value", "**.{v,v_proj_weight}{.weight,}"),
-    ("attention_out", f"**.{_ATTENTION}.**.{{o_proj,out_proj,c_proj,dense,wo,o,out_lin}}.weight"),
+    (
+        "attention_out",
+        f"**.{_ATTENTION}.**.{{o_proj,out_proj,c_proj,dense,wo,Wo,o,out_lin}}.weight",
+    ),
     ("attention_out", f"**.{_ATTENTION}.**.{{linear_proj,proj,w_out,output,to_out.*}}.weight"),
     ("attention_out", "**.{attn_out,o_proj,linear_proj,out_lin}.weight"),
     ("ffn_out", "**.{down_proj,fc2,w2,dense_4h_to_h,lin2,linear2,linear_fc2,ff_out,fc_out}.weight"),
-    ("ffn_out", f"**.{_MLP}.**.{{c_proj,wo,w_out,out_proj,proj_out,output}}.weight"),
+    ("ffn_out", f"**.{_MLP}.**.{{c_proj,wo,Wo,w_out,out_proj,proj_out,output}}.weight"),
     ("ffn_out", "**.output.dense.weight"),
     ("ffn_gate", "**.{gate_proj,w1,wi_0,fc1_g,linear_v1}.weight"),
-    ("ffn_in", "**.{c_fc,fc1,up_proj,w3,dense_h_to_4h,wi,wi_1,lin1,linear1,linear_fc1}.weight"),
+    ("ffn_in", "**.{c_fc,fc1,up_proj,w3,dense_h_to_4h,wi,wi_1,lin1,linear1,Wi,linear_fc1}.weight"),
     ("ffn_in", "**.{ff_proj,fc_in,gate_up_proj,fc1_x,intermediate.dense}.weight"),
     ("patch", "**.{patch_embeddings.projection,patch_embed.proj,stem.proj}.weight"),
     ("head", "**.out_head.weight"),

@@ -26,6 +26,7 @@ Laws: TypeAlias = dict[Any, Initializer]
 OUT = Role("residual_out")
 REST = Role("linear", "router", "projection", "patch", "sink")
 MATRICES = Role("embedding", "position", "linear", "router", "head", "projection")
+ROUTER_BIAS = "**.router.bias"
 # What nearly all sources do with these.
 PLAIN: Laws = {Role("norm"): Ones(), Role("centred_norm"): Zeros(), Role("bias"): Zeros()}
 
@@ -65,15 +66,18 @@ def gpt2(std: Number = 0.02, variant: str = "transformers", **told: Any) -> Reci
 def llama(std: Number = 0.02, **told: Any) -> Recipe:
     """Llama, Mistral, Qwen, Gemma, BERT, OPT and others as transformers has them: N(0, std).
 
-    No scaling by depth, no truncation; norms 1 (0 where the weight is a distance from 1), biases 0.
+    No scaling by depth, no truncation; norms 1 (0 where the weight is a distance from 1), biases 0,
+    but for those of routers and the sinks of attention, as GPT-OSS has them: N(0, std).
 
     Args:
         std: the configuration's initializer_range.
         told: as for `gpt2`.
 
-    Source: transformers, modeling_utils.py, `PreTrainedModel._init_weights`.
+    Source: transformers, modeling_utils.py, `PreTrainedModel._init_weights`;
+    models/gpt_oss/modeling_gpt_oss.py.
     """
-    return preset("llama", {MATRICES: Normal(std), REST: Normal(std)}, **told)
+    laws: Laws = {ROUTER_BIAS: Normal(std), MATRICES: Normal(std), REST: Normal(std)}
+    return preset("llama", laws, **told)
 
 
 def torchtitan(variant: str = "llama3", std: float = 0.02, **told: Any) -> Recipe:
@@ -127,7 +131,7 @@ def megatron(
         Role("embedding", "position"): Normal(std if embedding_std is None else embedding_std),
         Role("head"): Normal(std),
         OUT: Normal(hidden / sqrt(depth if hybrid else 2 * depth)),
-        "**.router.bias": Normal(hidden),
+        ROUTER_BIAS: Normal(hidden),
         REST: Normal(hidden),
     }
     return preset("megatron", laws, **told)
@@ -208,7 +212,7 @@ def neox(**told: Any) -> Recipe:
 
 
 def t5(factor: float = 1.0, **told: Any) -> Recipe:
-    """T5: fan_in^-1/2, queries (width head_dim)^-1/2, embeddings 1.
+    """T5: fan_in^-1/2, queries (width head_dim)^-1/2, embeddings and the head of words 1.
 
     Args:
         factor: initializer_factor, of every std and of the norms.
@@ -217,6 +221,7 @@ def t5(factor: float = 1.0, **told: Any) -> Recipe:
     Source: transformers, models/t5/modeling_t5.py.
     """
     laws: Laws = {
+        "**.{qa_outputs,classification_head.*}.weight": Normal(factor / sqrt(width)),
         Role("embedding", "head"): Normal(factor),
         Role("query"): Normal(factor / sqrt(fan_in * head_dim)),
         Role("linear"): Normal(factor / sqrt(fan_in)),

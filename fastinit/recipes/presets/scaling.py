@@ -66,7 +66,11 @@ def spectral(**told: Any) -> Recipe:
 
 
 def deepnorm(
-    encoder_layers: int | None = None, decoder_layers: int | None = None, **told: Any
+    encoder_layers: int | None = None,
+    decoder_layers: int | None = None,
+    *,
+    encoder_factor: float = 0.87,
+    **told: Any,
 ) -> Recipe:
     """DeepNorm: Xavier's normal law, with gain beta for values, attention output and FFN.
 
@@ -75,15 +79,16 @@ def deepnorm(
 
     Args:
         encoder_layers, decoder_layers: N and M, for models that have both.
+        encoder_factor: the paper's 0.87 = 1 / 1.15; microsoft/torchscale has 1.15 in its place.
         told: as for `gpt2`. A packed qkv has no rule, as its parts need different gains.
 
     Source: Wang et al., "DeepNet: scaling transformers to 1,000 layers" (2022), figure 2; the
-    embeddings as in fairseq.
+    embeddings as in fairseq; microsoft/torchscale, architecture/encoder.py.
     """
     roles = ("value", "attention_out", "ffn", "experts")
     laws: Laws = {Role(*roles): Xavier((8 * depth) ** -0.25)}
     if encoder_layers is not None and decoder_layers is not None:
-        encoder = 0.87 * (encoder_layers**4 * decoder_layers) ** (-1 / 16)
+        encoder = encoder_factor * (encoder_layers**4 * decoder_layers) ** (-1 / 16)
         laws = {
             Role(*roles, under="**.encoder.**"): Xavier(encoder),
             Role(*roles, under="**.decoder.**"): Xavier((12 * decoder_layers) ** -0.25),
