@@ -15,6 +15,7 @@ from fastinit._fill.regions import Region
 from fastinit._intercept.deferred import deferred
 from fastinit._intercept.keyed import keyed
 from fastinit._intercept.patch import patch, unpatch
+from fastinit.diagnostics.calibration.run import calibrate_, lsuv_
 from fastinit.init import (
     calculate_gain,
     constant,
@@ -57,9 +58,11 @@ __all__ = [
     "__version__",
     "build_info",
     "calculate_gain",
+    "calibrate_",
     "constant",
     "constant_",
     "deferred",
+    "diagnostics",
     "dirac",
     "dirac_",
     "eye",
@@ -76,6 +79,7 @@ __all__ = [
     "keyed",
     "lecun_normal_",
     "lecun_uniform_",
+    "lsuv_",
     "materialize_",
     "normal",
     "normal_",
@@ -111,6 +115,6 @@ def build_info() -> dict[str, Any]:
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for, as most programs never do.
-    if name in ("checkpoint", "initializers", "recipes"):
+    if name in ("checkpoint", "diagnostics", "initializers", "recipes"):
         return importlib.import_module(f"fastinit.{name}")
     raise AttributeError(f"module 'fastinit' has no attribute {name!r}")

@@ -281,10 +281,10 @@ NN_INIT = [
     "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal", "sparse",
 ]  # fmt: skip
 MORE_INITIALIZERS = ["lecun_normal_", "lecun_uniform_", "variance_scaling_"]
-MODULES = ["init", "initializers", "recipes"]
+MODULES = ["diagnostics", "init", "initializers", "recipes"]
 KEYS_AND_REGIONS = ["Key", "Region"]
 CODE_ONE_DOES_NOT_OWN = ["deferred", "keyed", "patch", "unpatch"]
-GAINS_AND_SCALES = ["gain"]
+GAINS_AND_SCALES = ["calibrate_", "gain", "lsuv_"]
 WHOLE_MODELS = ["fingerprint", "init_", "materialize_", "regenerate", "verify"]
 ABOUT_THE_BUILD = ["STREAM_VERSION", "__version__", "build_info"]
 
@@ -377,7 +377,10 @@ def test_examples_of_the_readme_run() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CONTRIBUTING.md", "docs/stream.md", "docs/sharding.md", "docs/gains.md"],
+    [
+        *("README.md", "CONTRIBUTING.md", "docs/stream.md", "docs/sharding.md", "docs/gains.md"),
+        "docs/calibration.md",
+    ],
 )
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
