@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from fastinit.initializers import Keep
+from fastinit.initializers import Keep, Native
 from fastinit.recipes import table
 from fastinit.recipes.dimensions import Dimensions
 from fastinit.recipes.matching import Matching
@@ -95,7 +95,8 @@ def plan(module: nn.Module, recipe: RuleBook, *, strict: bool = True) -> Plan:
             raise ValueError("the recipe does not fit the module:\n" + "\n".join(problems))
         resolver = Resolver(recipe.rules, _dimensions(module, recipe, groups, matching))
         records = tuple(_records(groups, matching, resolver))
-        return Plan(records, (*problems, *warnings, *remarks(records)))
+        told = [one for one in records if not isinstance(one.initializer, Native)]
+        return Plan(records, (*problems, *warnings, *remarks(told)))
 
 
 @contextmanager
@@ -151,7 +152,9 @@ def _refuse_unready(parameters: list[Found]) -> None:
 def _has_no_storage(parameter: Tensor) -> bool:
     if type(parameter) is not nn.Parameter or parameter.is_meta:
         return False
-    return parameter.data_ptr() == 0 and parameter.numel() > 0
+    if parameter.numel() == 0:
+        return hasattr(parameter, "ds_shape")  # ZeRO-3 has left an empty tensor
+    return parameter.data_ptr() == 0
 
 
 def _some(names: list[str]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import torch.distributed as dist
+
 from fastinit._fill.laws import Law
 from fastinit.initializers import TruncNormal
 from fastinit.initializers.random import truncated_std
@@ -26,12 +28,19 @@ _READING = ("query", "qkv", "key", "value")
 
 def remarks(records: Iterable[Record]) -> list[str]:
     """Sentences on laws that are probably not what was meant."""
+    records = list(records)
     told = [record for record in records if record.law is not None]
     cut = [record for record in told if _is_cut(record.law)]
     shared = _sharing_bounds(cut)
     held = {id(record) for records in shared.values() for record in records}
     alone = [record for record in cut if id(record) not in held]
-    return [*_dead_cuts(alone), *_shared_bounds(shared), *_scaled_inward(told)]
+    return [
+        *_dead_cuts(alone),
+        *_shared_bounds(shared),
+        *_scaled_by_depth(told),
+        *_shards(records),
+        *_empty(records),
+    ]
 
 
 def _is_cut(law: Law | None) -> bool:
@@ -110,11 +119,8 @@ def _shared_bounds(shared: dict[float, list[Record]]) -> list[str]:
     ]
 
 
-def _scaled_inward(told: Sequence[Record]) -> list[str]:
-    """The scale of what writes to the residual stream, on a projection that does not.
-
-    Seen in torchtitan (issue 3722) and OLMo-core, where w3 has it beside w2.
-    """
+def _scaled_by_depth(told: Sequence[Record]) -> list[str]:
+    """What the scale of the writes to the residual stream is on, and what it is not on."""
     layers = [record.layer for record in told if record.layer is not None]
     if not layers:
         return []
@@ -123,16 +129,81 @@ def _scaled_inward(told: Sequence[Record]) -> list[str]:
     for record in told:
         if record.layer == last and record.role is not None:
             first.setdefault(record.role, record)
-    reading = [first[role] for role in _READING if role in first]
+    reading = next((first[role] for role in _READING if role in first), None)
+    if reading is None:
+        return []
     outward = [first[role] for role in _OUTWARD if role in first]
     inward = [first[role] for role in _INWARD if role in first]
+    return [*_scaled_inward(reading, outward[:1], inward), *_scaled_once(reading, outward)]
+
+
+def _scaled_inward(
+    reading: Record, outward: Sequence[Record], inward: Sequence[Record]
+) -> list[str]:
+    """The scale of what writes to the residual stream, on a projection that does not.
+
+    Seen in torchtitan (issue 3722) and OLMo-core, where w3 has it beside w2.
+    """
     return [
         f"{record.name} has the std of {out.name}, {_std(out):.3g}, though it does not write to "
-        f"the residual stream; {reading[0].name} has {_std(reading[0]):.3g}"
+        f"the residual stream; {reading.name} has {_std(reading):.3g}"
         for record in inward
-        for out in outward[:1]
-        if reading and _same(record, out) and not _same(record, reading[0])
+        for out in outward
+        if _same(record, out) and not _same(record, reading)
     ]
+
+
+def _scaled_once(reading: Record, outward: Sequence[Record]) -> list[str]:
+    """A scale by depth on one of the two that write to the residual stream in each block.
+
+    Seen in OLMo (pull request 607), where ff_out alone had it.
+    """
+    blocks = reading.found.site.blocks
+    depths = {len(block.list.indices) for block in blocks} | {b.number + 1 for b in blocks}
+    scales = [math.sqrt(factor * depth) for depth in depths for factor in (1, 2) if depth > 1]
+    plain = [record for record in outward if _same(record, reading)]
+    scaled = [
+        record
+        for record in outward
+        for scale in scales
+        if math.isclose(_std(record) * scale, _std(reading), rel_tol=_SAME)
+    ]
+    return [
+        f"{one.name} has a std scaled by depth, {_std(one):.3g}, and {other.name} has not, "
+        f"{_std(other):.3g}, though both write to the residual stream"
+        for one in scaled[:1]
+        for other in plain[:1]
+    ]
+
+
+def _shards(records: Sequence[Record]) -> list[str]:
+    """Plain tensors that hold one rank's part of a weight, as Megatron marks them.
+
+    Seen in Megatron-Bridge (5840): the std of LoRA's A, from the fan of a shard, was sqrt(ranks)
+    times too large.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return []
+    parts = [
+        record
+        for record in records
+        if getattr(record.parameter, "tensor_model_parallel", False)
+        and (record.law is not None or record.std)
+    ]
+    if not parts:
+        return []
+    return [
+        f"tensor parallelism has cut {_counted(parts)}, filled as if whole: fans are a shard's, "
+        "and ranks hold the same values; make these DTensors, or fill them with region="
+    ]
+
+
+def _empty(records: Sequence[Record]) -> list[str]:
+    """Parameters of which nothing is here. Seen in DeepSpeed (2650): ZeRO-3 had taken them."""
+    empty = [record for record in records if 0 in record.shape]
+    if not empty:
+        return []
+    return [f"nothing is written to {_counted(empty)}: the shape has no elements"]
 
 
 def _std(record: Record) -> float:
