@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastinit._fill import laws, orthogonal
 from fastinit._fill.keys import Key, can_draw_key, key_from_generator
+from fastinit._intercept import edits
 from fastinit._intercept import pending as waiting
 from fastinit._intercept.changes import CoveredMembers
 from fastinit._intercept.keyed import keyed
@@ -63,6 +64,14 @@ _OVERWRITES = {
 }
 
 
+# These edit their first argument, element by element.
+_EDITS = {
+    aten.mul_.Tensor: edits.mul,
+    aten.add_.Tensor: edits.add,
+    aten.clamp_.default: edits.clamp,
+}
+
+
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operator of this thread before it runs."""
 
@@ -98,6 +107,8 @@ def _handler(func: Any) -> Handler:
         return _sparse_fill
     if func in (aten.zero_.default, aten.fill_.Scalar):
         return _constant_fill
+    if func in _EDITS:
+        return _edit
     if func.overloadpacket in _OVERWRITES:
         return _overwrite
     if func.overloadpacket in _SHAPE_ONLY:
@@ -134,6 +145,15 @@ def _overwrite(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     result = func(*args, **kwargs)
     pending.overwritten(target)  # not before: it may have been refused
     return result
+
+
+def _edit(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    target = args[0]
+    if pending and not kwargs and target.layout is torch.strided and not target.is_nested:
+        edit, numbers = _EDITS[func], args[1:]
+        if pending.edit(target, lambda law: edit(law, *numbers)):
+            return target
+    return _use(pending, func, args, kwargs)
 
 
 def _constant_fill(
@@ -273,7 +293,8 @@ class deferred(Scope[ExitStack]):  # noqa: N801  (used like a function)
         TypeError: seed is not an integer.
 
     Reproducibility: the values are those without `deferred`, under `patch(seed=seed)`: keys are
-    taken when an initialization is recorded.
+    taken when an initialization is recorded. Products, sums and clamps by numbers become part of
+    the law of what `erfinv_` made of a uniform draw, and agree with `patch` to rounding.
 
     It holds for the thread that enters it. Other threads, and C++ extensions that go past torch's
     dispatcher, must not look at the tensors before the end. On CUDA only what would run in the

@@ -21,7 +21,7 @@ import torch.nn.init
 
 from fastinit import init
 from fastinit._fill.keys import Key, close_scope, open_scope
-from fastinit._intercept import routes
+from fastinit._intercept import fresh, routes
 from fastinit._intercept.changes import Change, CoveredMembers
 from fastinit._intercept.scopes import Scope
 
@@ -31,7 +31,7 @@ _R = TypeVar("_R")
 _STOCK = vars(torch.nn.init)
 _stand_ins: dict[str, Callable[..., Any]] = {}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "uniform_": init.uniform_,
+    "uniform_": fresh.uniform_,
     "normal_": init.normal_,
     "trunc_normal_": init.trunc_normal_,
     "xavier_uniform_": init.xavier_uniform_,
@@ -41,7 +41,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "orthogonal_": init.orthogonal_,
     "sparse_": init.sparse_,
     # Private, but imported by client code.
-    "_no_grad_uniform_": init.uniform_,
+    "_no_grad_uniform_": fresh.uniform_,
     "_no_grad_normal_": init.normal_,
     "_no_grad_trunc_normal_": init.trunc_normal_,
     # Not random, but so that code asking for the gain of a nonlinearity torch does not know runs.
@@ -131,11 +131,12 @@ _covered_members = CoveredMembers(
     (
         (torch.Tensor, "normal_", routes.tensor_normal),
         (torch.Tensor, "uniform_", routes.tensor_uniform),
+        (torch.Tensor, "erfinv_", routes.tensor_erfinv),
         (torch, "randn", functools.partial(routes.factory, init.normal_)),
-        (torch, "rand", functools.partial(routes.factory, init.uniform_)),
+        (torch, "rand", functools.partial(routes.factory, fresh.uniform_)),
         (torch, "normal", routes.normal_factory),
         (torch, "randn_like", functools.partial(routes.like_factory, init.normal_)),
-        (torch, "rand_like", functools.partial(routes.like_factory, init.uniform_)),
+        (torch, "rand_like", functools.partial(routes.like_factory, fresh.uniform_)),
     )
 )
 
@@ -163,7 +164,8 @@ class patch(Scope[_Application]):  # noqa: N801  (used like a function)
 
     Reached are the functions of `torch.nn.init`, wherever a reference to them was kept, and with
     `tensor_methods` also `Tensor.normal_`, `Tensor.uniform_`, `torch.randn`, `torch.rand`, their
-    `_like` forms and `torch.normal` of two numbers, where they are called through Tensor and torch.
+    `_like` forms and `torch.normal` of two numbers, where they are called through Tensor and torch;
+    and `Tensor.erfinv_`, which makes a fresh uniform draw of fastinit's a truncated normal.
     What fastinit does not take goes to stock: integer and sparse tensors, other devices, types with
     a `__torch_function__` or `__torch_dispatch__` of their own, methods that autograd would record
     or refuse, and all that is drawn inside `vmap` and `grad`; also, with a warning, CUDA tensors in

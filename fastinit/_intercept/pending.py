@@ -75,12 +75,13 @@ class Record(NamedTuple):
 class _Storage:
     """The records of one storage, in their order."""
 
-    __slots__ = ("end", "exposed", "records", "reference")
+    __slots__ = ("editable", "end", "exposed", "records", "reference")
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self.reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
         self.end = 0  # none of them ends beyond
+        self.editable: Record | None = None  # whose law edits may change, while it is the last
         self.exposed = False  # somebody may look at the memory behind torch's back
 
 
@@ -153,6 +154,24 @@ class Pending:
             return True
         write = _record(tensor, None, None)
         return all(write.covers(record) or not write.meets(record) for record in held.records)
+
+    def allow_edits(self, tensor: Tensor) -> None:
+        """Let edits of `tensor` by numbers change the law that was just noted for it, if it was."""
+        held = self._held(tensor)
+        if held is not None and held.records and held.records[-1].place == _place(tensor):
+            held.editable = held.records[-1]
+
+    def edit(self, tensor: Tensor, change: Callable[[Law], Law | None]) -> bool:
+        """Change the law of what was noted last, if edits of `tensor` may and the result is one."""
+        held = self._held(tensor)
+        if held is None or not held.records or held.records[-1] is not held.editable:
+            return False
+        record = held.editable
+        law = change(record.fill[0]) if record.fill and record.place == _place(tensor) else None
+        if law is None or record.fill is None:
+            return False
+        held.records[-1] = held.editable = record._replace(fill=(law, record.fill[1]))
+        return True
 
     def records(self, tensor: Tensor) -> list[Record]:
         """What waits for the storage of `tensor`, in its order."""
@@ -254,13 +273,17 @@ def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:
 
 
 def _record(tensor: Tensor, fill: tuple[Law, Words] | None, run: Run | None) -> Record:
-    place = Place(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+    place = _place(tensor)
     item = tensor.element_size()
     last = sum((n - 1) * s for n, s in zip(place.size, place.stride, strict=True))
     begin, end = place.offset * item, (place.offset + last + 1) * item
     # Distinct elements that are as many as their span has room for leave no gap.
     solid = tensor.numel() * item == end - begin and _distinct(place)
     return Record(place, begin, end, solid, fill, run)
+
+
+def _place(tensor: Tensor) -> Place:
+    return Place(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
 
 def _distinct(place: Place) -> bool:
