@@ -317,3 +317,46 @@ def test_inside_other_scopes() -> None:
     with fastinit.deferred(seed=9):
         fastinit.init_(model, seed=0)
     assert_same_state(model, expected)
+
+
+class Last(nn.Module):
+    """A constructor that tells layers apart, by an argument and by a name that it does not keep."""
+
+    def __init__(self, width: int, with_scale: bool, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__()
+        last = nn.Linear(width, 40)
+        self.layers = nn.Sequential(nn.Linear(width, width), last)
+        self.scale = None
+        if with_scale:
+            self.scale = nn.Parameter(torch.zeros(width))
+            nn.init.normal_(self.scale, std=0.5)
+        self.register_buffer("floor", torch.tensor(-1e-6, dtype=dtype))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01 if layer is last else 0.3)
+
+
+def test_what_a_constructor_does_not_keep_is_told_by_what_it_made() -> None:
+    model = on_meta(lambda: Last(40, True, torch.float32))
+    report = fastinit.materialize_(model, "cpu", seed=0)
+    assert [report[name].std for name in ("layers.0.weight", "layers.1.weight", "scale")] == [
+        0.3, 0.01, 0.5
+    ]  # fmt: skip
+    assert report["scale"].key == fastinit.Key(0).fold_in("scale")
+    assert model.floor == torch.tensor(-1e-6)
+    without = on_meta(lambda: Last(40, False))
+    assert len(fastinit.materialize_(without, "cpu", seed=0)) == 4
+
+
+def test_a_module_under_a_name_that_is_lost_is_a_problem_and_no_guess() -> None:
+    class Lost(nn.Module):
+        def __init__(self, layers: list[nn.Module]) -> None:
+            super().__init__()
+            last = nn.Linear(4, 4)
+            self.inner = nn.ModuleDict({"a": nn.Linear(4, 4), "b": last})
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.constant_(layer.weight, 1.0 if layer is last else 2.0)
+
+    with pytest.raises(ValueError, match="last is a module that is not known by that name"):
+        fastinit.init_(Lost([]), seed=0)

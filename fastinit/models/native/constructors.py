@@ -2,7 +2,7 @@
 
 Owns the values of the names in its statements: attributes that the constructor kept, defaults, and
 what follows from these. Many models initialize in constructors and nowhere else. Must not know
-whose tensors are written, or that they are stand-ins.
+whose tensors are written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from fastinit.models.native.factories import TENSOR, factories, replaced
+from fastinit.models.native.factories import TENSOR, factories, fits, in_place, replaced
 from fastinit.models.native.statements import (
     Source,
     assignments,
@@ -138,7 +138,20 @@ class _Body:
             # A parameter that is there was made here, so the condition need not be known.
             if self._source.only_holds(branch) and not any(map(self._source.matters, other)):
                 return self.run(branch)
-        return self.run(statement.body if self._value(statement.test) else statement.orelse)
+        return self.run(statement.body if self._test(statement) else statement.orelse)
+
+    def _test(self, statement: ast.If) -> bool:
+        """Whether the condition held, told by what was made if its value is not known."""
+        try:
+            return bool(self._value(statement.test))
+        except _UnknownError:
+            made, other = map(self._source.made, (statement.body, statement.orelse))
+            for names, answer in ((made - other, True), (other - made, False)):
+                if any(self._tensor(name) is not None for name in names):
+                    return answer
+            if made and not other:
+                return False
+            raise
 
     def _simple(self, statement: ast.stmt) -> None:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
@@ -243,41 +256,20 @@ class _Body:
             value = value if known is None else inside_parameter(known)
         made = factories(value)
         if len(made) == 1:
-            result = self._in_place(tensor, value, made[0])
+            result = in_place(tensor, value, made[0], self._try)
         else:
             result = self._try(value, {})
-            if len(made) > 1 and not _fits(result, tensor):
+            if len(made) > 1 and not fits(result, tensor):
                 result = self._try(replaced(value, {id(call): "new" for call in made}), {
                     TENSOR: tensor.detach()
                 })  # fmt: skip
-        if not _fits(result, tensor) or result is tensor:
+        if not fits(result, tensor) or result is tensor:
             return
         first = result.flatten()[:1]
         if result.numel() and bool((result == first).all()):
             tensor.fill_(first.item())
         else:
             tensor.copy_(result)
-
-    def _in_place(self, tensor: Tensor, value: ast.expr, made: ast.Call) -> Any:
-        """The value, computed in the tensor itself as far as it is computed in place."""
-        tensor = tensor.detach()
-        word = dotted(made.func).split(".")[-1]
-        if word == "full":
-            number = made.args[1] if len(made.args) > 1 else made.keywords[0].value
-            fill = self._try(number, {})
-            if fill is None:
-                return None
-            return self._try(replaced(value, {id(made): "full"}), {TENSOR: tensor, "__f__": fill})
-        if value is made and word == "empty":
-            return None
-        probe = self._try(replaced(value, {id(made): "shape"}), {TENSOR: tensor})
-        if not _fits(probe, tensor):  # something in it is unknown, or it is cut and joined
-            return self._try(value, {})
-        result = self._try(replaced(value, {id(made): word}), {TENSOR: tensor})
-        same = isinstance(result, Tensor) and result.data_ptr() == tensor.data_ptr() and (
-            result.shape == tensor.shape
-        )  # fmt: skip
-        return None if same else result
 
     # ------------------------------------------------------------------------------ the names
 
@@ -318,7 +310,10 @@ class _Body:
             before = self._known.get(name)
             self._known[name] = place  # while it is evaluated, only what came before counts
             try:
-                return self._after(defined[place], name)
+                found = self._after(defined[place], name)
+                if isinstance(found, nn.Module) and any(True for _ in found.parameters()):
+                    raise _UnknownError(f"{name} is a module that is not known by that name")
+                return found
             except LookupError:
                 continue
             finally:
@@ -362,13 +357,17 @@ class _Body:
         attribute = getattr(self._module, name, None)
         if attribute is not None and not isinstance(attribute, nn.Module | Tensor):
             return attribute
+        if name == "dtype":  # it may have been another than the default
+            held = [*self._module._parameters.values(), *self._module._buffers.values()]
+            kinds = [tensor.dtype for tensor in held if tensor is not None]
+            return next((kind for kind in kinds if kind.is_floating_point), None)
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             return {}
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             return ()
         if parameter.default is inspect.Parameter.empty:
             raise _UnknownError(f"{name} is an argument that the module does not keep")
-        if name not in ("device", "dtype"):
+        if name != "device":
             self._again.assumed.add(f"{name}={parameter.default!r}")
         return parameter.default
 
@@ -381,7 +380,3 @@ class _Body:
             if found is not None:
                 return found
         return None
-
-
-def _fits(value: Any, tensor: Tensor) -> bool:
-    return isinstance(value, Tensor) and not value.is_meta and value.shape == tensor.shape

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
+from torch import Tensor
+
+from fastinit.models.native.recording import address
 from fastinit.models.native.statements import dotted
+
+Attempt: TypeAlias = Callable[[ast.expr, Mapping[str, Any]], Any]
 
 TENSOR = "__tensor__"  # the name of the tensor at hand
 _FACTORIES = {f"torch.{name}" for name in ("zeros", "ones", "full", "empty", "randn", "rand")}
@@ -67,3 +73,39 @@ def replaced(value: ast.expr, how: Mapping[int, str]) -> ast.expr:
 
 # With the expression itself, so that its address is not used anew.
 _replacements: dict[tuple[int, tuple[tuple[int, str], ...]], tuple[ast.expr, ast.expr]] = {}
+
+
+def in_place(tensor: Tensor, value: ast.expr, made: ast.Call, attempt: Attempt) -> Any:
+    """The value of an expression, computed in the tensor itself as far as that goes.
+
+    Args:
+        tensor: to be given the value.
+        value: the expression.
+        made: the call in it that makes a new tensor.
+        attempt: evaluates an expression with more names, or gives None.
+
+    Returns: the value, where the tensor does not have it yet.
+    """
+    tensor = tensor.detach()
+    word = dotted(made.func).split(".")[-1]
+    if word == "full":
+        number = made.args[1] if len(made.args) > 1 else made.keywords[0].value
+        fill = attempt(number, {})
+        if fill is None:
+            return None
+        return attempt(replaced(value, {id(made): "full"}), {TENSOR: tensor, "__f__": fill})
+    if value is made and word == "empty":
+        return None
+    probe = attempt(replaced(value, {id(made): "shape"}), {TENSOR: tensor})
+    if not fits(probe, tensor):  # something in it is unknown, or it is cut and joined
+        return attempt(value, {})
+    result = attempt(replaced(value, {id(made): word}), {TENSOR: tensor})
+    same = isinstance(result, Tensor) and address(result) == address(tensor) and (
+        result.shape == tensor.shape
+    )  # fmt: skip
+    return None if same else result
+
+
+def fits(value: Any, tensor: Tensor) -> bool:
+    """Whether it is a tensor that can be copied there."""
+    return isinstance(value, Tensor) and not value.is_meta and value.shape == tensor.shape

@@ -45,7 +45,7 @@ class _Before:
             tensor.copy_(_whole(self._actual))
 
 
-def _address(tensor: Tensor) -> int:
+def address(tensor: Tensor) -> int:
     """Of the storage, asked for in a way that `recording` does not take for a look inside."""
     with torch._C.DisableTorchFunction():
         address: int = torch._C.TensorBase.untyped_storage(tensor)._cdata
@@ -120,7 +120,7 @@ class Recorder(Pending):
         is_first = made is None
         if made is None:
             made = self._by_actual[id(actual)] = StandIn(name, actual, self)
-            self._stand_ins[_address(made.memory)] = made
+            self._stand_ins[address(made.memory)] = made
             self._of_held[id(self._held(made.memory))] = made
         return is_first, made
 
@@ -152,7 +152,7 @@ class Recorder(Pending):
             tensor = held.get(word)
             if tensor is not found.tensor:
                 held[word] = found.tensor
-            elif _address(tensor) == _address(found.memory):
+            elif address(tensor) == address(found.memory):
                 continue
             if not isinstance(tensor, Tensor) or tensor.is_meta:
                 continue
@@ -163,7 +163,7 @@ class Recorder(Pending):
     def unwritten(self, tensor: Tensor) -> bool:
         """Whether a stand-in, given as its tensor, still lacks values."""
         self.adopt()
-        found = self._stand_ins[_address(tensor)]
+        found = self._stand_ins[address(tensor)]
         if self.untouched(found):
             return True
         return found.before.ran and found.was_meta and poisoned(found.memory)
@@ -174,7 +174,7 @@ class Recorder(Pending):
         Numbers count the draws before, but for those overwritten before anyone read them. Draws
         into anything else are counted for the module whose code runs.
         """
-        found = self._stand_ins.get(_address(tensor))
+        found = self._stand_ins.get(address(tensor))
         if found is None:
             number = self._counts.get(self.module, 0)
             self._counts[self.module] = number + 1

@@ -71,11 +71,13 @@ class Source:
     def _attributes(self) -> dict[str, list[list[str]]]:
         found: dict[str, list[list[str]]] = {}
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
-                for target in node.targets:
-                    words = dotted(target).split(".")
-                    if isinstance(target, ast.Attribute) and words[0] == self.own:
-                        found.setdefault(node.value.id, []).append(words[1:])
+            if not isinstance(node, ast.Assign):
+                continue
+            for target in node.targets:
+                words = dotted(target).split(".")
+                if isinstance(target, ast.Attribute) and words[0] == self.own:
+                    for name, inside in _kept_names(node.value):
+                        found.setdefault(name, []).append([*words[1:], *inside])
         return found
 
     def kept(self, name: str) -> list[list[str]]:
@@ -102,6 +104,19 @@ class Source:
                     isinstance(part, ast.Return) for part in ast.walk(node)
                 )
         return self._matters[id(node)]
+
+    def made(self, body: list[ast.stmt]) -> set[str]:
+        """The names of the parameters and buffers that a block makes, as far as they are told."""
+        found = set()
+        for part in (part for statement in body for part in ast.walk(statement)):
+            if isinstance(part, ast.Assign) and holds(part.value):
+                paths = [dotted(target).split(".") for target in part.targets]
+                found |= {path[1] for path in paths if len(path) == 2 and path[0] == self.own}
+            elif isinstance(part, ast.Call) and dotted(part.func) == f"{self.own}.register_buffer":
+                name = part.args[0] if part.args else None
+                if isinstance(name, ast.Constant):
+                    found.add(str(name.value))
+        return found
 
     def only_holds(self, body: list[ast.stmt]) -> bool:
         """Whether all that matters in a block is which parameters and buffers it makes."""
@@ -153,6 +168,21 @@ def assignments(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
         and node.value is not None
     ):
         yield node.target.id, node.value
+
+
+def _kept_names(value: ast.expr) -> Iterator[tuple[str, list[str]]]:
+    """The names whose values an expression is or, as a list of modules, holds, and where."""
+    if isinstance(value, ast.Name):
+        yield value.id, []
+    elif isinstance(value, ast.Call) and dotted(value.func).endswith(("Sequential", "ModuleList")):
+        parts = value.args
+        if len(parts) == 1 and isinstance(parts[0], ast.List):
+            parts = parts[0].elts
+        for number, part in enumerate(parts):
+            if isinstance(part, ast.Starred):
+                break
+            if isinstance(part, ast.Name):
+                yield part.id, [str(number)]
 
 
 def _changed(part: ast.AST) -> Iterator[str]:

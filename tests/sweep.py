@@ -1,0 +1,149 @@
+"""The sweep: `native` against the constructors of every architecture at hand.
+
+`make sweep` runs it and writes docs/models_sweep.md. A model is made by its package, and made on
+meta and materialized; parameters must have one law (two-sample Kolmogorov-Smirnov, Holm over the
+parameters of a model), constants and buffers must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from _models import on_meta, p_values, rejected
+from _small import Maker, NotBuiltError, every_model
+from torch import nn
+
+import fastinit
+from fastinit.initializers import Keep
+from fastinit.models.report import Report
+
+ALPHA = 1e-4  # for a model
+_SECONDS = 120  # for a model
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of one architecture.
+
+    verdict: "same", "named" (the same but for tensors that the model's code cannot make again and
+    that are named), "differs" or "not built".
+    """
+
+    package: str
+    architecture: str
+    model: str = ""
+    verdict: str = ""
+    drawn: int = 0  # parameters compared by their law
+    constant: int = 0  # parameters compared by their values
+    buffers: int = 0
+    what: str = ""
+    seconds: float = 0.0
+
+
+def compare(make: Maker, outcome: Outcome) -> None:
+    """Fill in what comes of a model."""
+    torch.manual_seed(0)
+    stock = make()
+    try:
+        report, made = _made_again(make)
+    except RuntimeError as error:  # buffers
+        outcome.verdict, outcome.what = "named", str(error).split(": ", 1)[-1].split("; make")[0]
+        return
+    named = [record.name for record in report if record.initializer == Keep()]
+    judge(stock, made, named, outcome)
+
+
+def _made_again(make: Maker) -> tuple[Report, nn.Module]:
+    """From meta, or, where the model cannot be made there, with all parameters overwritten."""
+    try:
+        made = on_meta(make)
+    except NotImplementedError:
+        made = make()
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.fill_(torch.nan)
+        return fastinit.init_(made, seed=1, strict=False), made
+    return fastinit.materialize_(made, "cpu", seed=1, strict=False), made
+
+
+def judge(stock: nn.Module, made: nn.Module, named: list[str], outcome: Outcome) -> None:
+    """Compare a model of its package with one of ours."""
+    ours = dict(made.named_parameters())
+    pairs = [(name, p, ours[name]) for name, p in stock.named_parameters() if name not in named]
+    found, wrong = p_values(pairs)
+    wrong += rejected(found, ALPHA)
+    outcome.drawn, outcome.constant = len(found), len(pairs) - len(found)
+    buffers = dict(made.named_buffers())
+    for name, buffer in stock.named_buffers():
+        other = buffers[name]
+        outcome.buffers += 1
+        same = buffer.dtype == other.dtype and torch.allclose(
+            buffer.double(), other.double(), rtol=0, atol=0, equal_nan=True
+        )
+        wrong += [] if same else [name]
+    outcome.verdict = "differs" if wrong else "named" if named else "same"
+    outcome.what = ", ".join(wrong or named)
+
+
+def run(only: str, path: Path | None) -> list[Outcome]:
+    """All architectures whose name has `only` in it, told as they come."""
+    outcomes = []
+    for package, architecture, prepare in every_model():
+        if only not in f"{package} {architecture}":
+            continue
+        outcome = Outcome(package, architecture)
+        start = time.perf_counter()
+        signal.signal(signal.SIGALRM, _give_up)
+        signal.alarm(_SECONDS)
+        try:
+            outcome.model, make = prepare()
+            compare(make, outcome)
+        except NotBuiltError as error:
+            outcome.verdict, outcome.what = "not built", str(error)
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            outcome.verdict = "differs" if outcome.model else "not built"
+            outcome.what = told
+        finally:
+            signal.alarm(0)
+        outcome.seconds = round(time.perf_counter() - start, 2)
+        outcomes.append(outcome)
+        print(
+            f"{outcome.verdict:10} {package:12} {architecture:28} {outcome.seconds:6.1f} s "
+            f"{outcome.what[:150]}",
+            flush=True,
+        )
+        if path is not None:
+            with path.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+    return outcomes
+
+
+def _give_up(*_: Any) -> None:
+    raise TimeoutError(f"took more than {_SECONDS} s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="architectures with this in their name")
+    parser.add_argument("--json", type=Path, help="append each outcome to this file")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    outcomes = run(options.only, options.json)
+    print(Counter((one.package, one.verdict) for one in outcomes))
+    return int(any(one.verdict == "differs" for one in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
