@@ -4,22 +4,26 @@
 #   PYTHON   makes the virtual environment                  (python3)
 #   VENV     where it is                                    (.venv)
 #   TORCH    what pip installs as torch, options included   (torch==2.13.0)
+#   FASTINIT what pip installs as fastinit: a folder or a wheel  (.)
 #   RESULTS  where `make gpu` writes                        (gpu-results)
 #   PYTEST   arguments for pytest, such as PYTEST="-k uniform -x"
+#   DEMO     arguments for the demo, such as DEMO="--layers 2"
 #   MAX_JOBS how many compilers may run at a time
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench gpu clean
+.PHONY: help venv demo test lint docs dist bench gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_CUDA ?= torch==2.14.1
 RESULTS ?= gpu-results
+FASTINIT ?= .
 PYTEST ?=
+DEMO ?=
 
 BIN := $(abspath $(VENV))/bin
 INSTALL := $(BIN)/pip install --quiet
@@ -34,21 +38,35 @@ venv: ## make the virtual environment, with torch and the build tools
 	$(INSTALL) $(TORCH) "setuptools>=77" ninja
 
 demo: venv ## build, and run examples/demo.py
-	$(BUILD) ".[demo]"
-	$(BIN)/python examples/demo.py
+	$(BUILD) "$(FASTINIT)[demo]"
+	$(BIN)/python examples/demo.py $(DEMO)
 
 # In tests/, so that `import fastinit` finds what was installed and not the source folder.
 test: venv ## build, and run the tests
-	$(BUILD) ".[test]"
+	$(BUILD) "$(FASTINIT)[test]"
 	cd tests && $(BIN)/pytest $(PYTEST)
 
-lint: venv ## ruff, mypy, clang-format
-	$(BUILD) ".[dev,test]"
+lint: venv ## ruff, mypy, stubtest, clang-format
+	$(BUILD) "$(FASTINIT)[dev,test]"
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	(cd tests && $(BIN)/mypy --config-file= --strict typed_use.py && $(BIN)/stubtest fastinit._C)
 	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' |
 	  xargs $(BIN)/clang-format --dry-run -Werror
+
+docs: venv ## the manual, in docs/_build/html; a warning is an error
+	$(BUILD) "$(FASTINIT)[docs]"
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b doctest docs docs/_build/doctest
+	echo "open docs/_build/html/index.html"
+
+dist: venv ## the source distribution, and the wheel built from it, in dist/; checked
+	$(INSTALL) build twine check-wheel-contents
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 bench: venv ## build in place, and measure against stock torch on the CPU
 	$(INSTALL) matplotlib numpy scipy
@@ -90,6 +108,6 @@ gpu: ## build with CUDA, run the CUDA tests and the CUDA benchmark, write to RES
 	test -z "$$failed" || { echo "FAILED:$$failed" >&2; exit 1; }
 
 clean: ## remove what was built, and the virtual environments
-	rm -rf build dist *.egg-info fastinit/_C*.so .venv .venv-gpu .ci-venv gpu-results
+	rm -rf build dist docs/_build *.egg-info fastinit/_C*.so .venv .venv-gpu .ci-venv gpu-results
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .mypy_cache .ruff_cache

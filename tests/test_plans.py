@@ -46,6 +46,7 @@ def test_records_fill_as_their_laws() -> None:
     )
 
 
+@pytest.mark.timed
 def test_many_small_layers() -> None:
     """Within a multiple of what listing the parameters costs, so that no machine matters much."""
     with torch.device("meta"):

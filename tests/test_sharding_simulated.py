@@ -76,6 +76,7 @@ def init(name: str, parameter: Tensor) -> None:
         fastinit.kaiming_uniform_(parameter, a=5**0.5, key=key)
 
 
+@pytest.mark.timed
 def test_meta_costs_next_to_nothing(model: Llama) -> None:
     assert sum(p.numel() for p in model.parameters()) > 70e9
     start = time.process_time()
@@ -86,6 +87,7 @@ def test_meta_costs_next_to_nothing(model: Llama) -> None:
     assert grown.bytes < 64 << 20
 
 
+@pytest.mark.timed
 def test_materialised_shards_are_the_regions(model: Llama) -> None:
     """A layer, and the words: the bits, the memory, and the time per element of a rank's share."""
     chosen = {n: p for n, p in model.named_parameters() if n.startswith(("words", "layers.79."))}
