@@ -43,7 +43,7 @@ def own_part(whole: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) -
     at = mesh.get_coordinate()
     assert at is not None
     for mesh_dim, placement in enumerate(placements):
-        if not placement.is_replicate():
+        if not placement.is_replicate() and not placement.is_partial():
             shards, _ = placement._split_tensor(  # type: ignore[attr-defined]
                 part, mesh.size(mesh_dim), with_padding=False
             )

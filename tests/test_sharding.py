@@ -343,6 +343,19 @@ def test_partial_is_refused() -> None:
             assert (local == POISON).all()
 
 
+def test_partial_over_one_rank_is_a_value() -> None:
+    """What torch makes of a reduction over a mesh dimension that happens to have one rank."""
+    for partial in (Partial(), Partial("avg"), Partial("max")):
+        check((6, 5), (1,), [partial], torch.float32, lambda t: fastinit.normal_(t, key=1))
+        check((6, 5), (1,), [partial], torch.float32, lambda t: fastinit.orthogonal_(t, key=1))
+        with rank_of((2, 1), 1) as mesh:
+            tensor = sharded(torch.empty(3, 5), torch.empty(6, 5), mesh, [Shard(0), partial])
+            fastinit.kaiming_normal_(tensor, key=1)
+            expected = fastinit.kaiming_normal_(torch.empty(6, 5), key=1)[3:]
+            assert_same_bits(tensor._local_tensor, expected)
+            assert (fastinit.ones_(tensor)._local_tensor == 1).all()
+
+
 def test_another_order_of_the_splits_is_refused() -> None:
     spec_of_torch = pytest.importorskip("torch.distributed.tensor._dtensor_spec")
     if not hasattr(spec_of_torch, "ShardOrderEntry"):

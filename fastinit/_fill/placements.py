@@ -86,12 +86,14 @@ def _runs_of(
     shape: Sequence[int], mesh_shape: Sequence[int], at: Sequence[int], placements: Sequence[Any]
 ) -> list[Runs]:
     """For each tensor dimension, the global indices that the rank at mesh coordinate `at` holds."""
-    from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
+    from torch.distributed.tensor.placement_types import Partial, Replicate, Shard, _StridedShard
 
     runs: list[Runs] = [[(0, extent)] for extent in shape]
     for mesh_dim, placement in enumerate(placements):
         if isinstance(placement, Replicate):
             continue
+        if isinstance(placement, Partial) and mesh_shape[mesh_dim] == 1:
+            continue  # the sum of one term
         if not isinstance(placement, (Shard, _StridedShard)):
             _refuse_placement(placement, mesh_dim)
         factor = int(placement.split_factor) if isinstance(placement, _StridedShard) else 1
@@ -164,7 +166,8 @@ def pieces(tensor: Any) -> list[tuple[Tensor, Region]]:
     Raises:
         ValueError: the mesh does not hold this rank, a placement is Partial or unknown, the splits
             are not in the order of the mesh dimensions, or the local tensor does not have the shape
-            that mesh and placements give it.
+            that mesh and placements give it. Partial over a mesh dimension of one rank is not
+            refused: its only term is the value.
     """
     mesh, placements, local = tensor.device_mesh, tensor.placements, tensor._local_tensor
     shape, at = tuple(tensor.shape), own_coordinate(mesh)
@@ -206,7 +209,8 @@ def fill_pieces(tensor: Tensor, fill: Callable[[Tensor, Region], object]) -> Ten
 
 def local_scalar(name: str, value: Any) -> Tensor:
     """The local tensor of a DTensor given as the number `name`; a ValueError if not replicated."""
-    if not all(placement.is_replicate() for placement in value.placements):
+    sizes = value.device_mesh.shape
+    if not all(p.is_replicate() or n == 1 for p, n in zip(value.placements, sizes, strict=True)):
         raise ValueError(
             f"{name} is a DTensor with the placements {tuple(value.placements)}, of which no rank "
             "holds the value; redistribute it to Replicate() first"
