@@ -238,7 +238,9 @@ def test_std_and_bounds(mode: str, nonlinearity: str) -> None:
     rest = (gain, mode, nonlinearity, parameter, None, None, None, 2)
     assert native.std_and_bounds(shape, "normal", False, *rest)[0] == expected
     _, low, high = native.std_and_bounds(shape, "uniform", True, *rest)
-    assert -low == high == math.sqrt(3.0) * (expected / math.sqrt(2.0))
+    assert -low == high == math.sqrt(3.0) * expected  # in each part
+    _, low, high = native.std_and_bounds(shape, "truncated_normal", True, *rest)
+    assert -low == high == 2.0 * (expected / TRUNCATED_STD / math.sqrt(2.0))
     std, low, high = native.std_and_bounds(shape, "truncated_normal", False, *rest)
     assert std == expected / TRUNCATED_STD and -low == high == 2.0 * std
 
