@@ -57,13 +57,15 @@ void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threa
   } else {
     emulate_table(specs, count, blocks, threads);
   }
-  if (specs->sparse.zeros == 0) return;
-  with_dtype(specs->dtype, [&]<DType dtype> {
-    const StreamKey mask_key = child_key(resolved_key(*specs), 0);
-    for (int64_t i = 0; i < blocks * threads; ++i) {
-      run_mask<Code<dtype>>(*specs, mask_key, i, blocks * threads);
-    }
-  });
+  for (const FillSpec* spec = specs; spec != specs + count; ++spec) {
+    if (spec->sparse.zeros == 0) continue;
+    with_dtype(spec->dtype, [&]<DType dtype> {
+      const StreamKey mask_key = child_key(resolved_key(*spec), 0);
+      for (int64_t i = 0; i < blocks * threads; ++i) {
+        run_mask<Code<dtype>>(*spec, mask_key, i, blocks * threads);
+      }
+    });
+  }
 }
 
 }  // namespace fastinit::cuda

@@ -206,6 +206,31 @@ void set_scale(FillSpec& spec, const Tensor& self, const Tensor& scale, const ch
 
 }  // namespace
 
+Stream::Stream(const Tensor& self, const std::optional<at::Generator>& generator_or_none,
+               at::OptionalIntArrayRef key_words, const std::optional<Tensor>& key_or_none,
+               at::OptionalIntArrayRef global_shape, at::OptionalIntArrayRef offsets)
+    : generator(generator_or_none), key(key_words), key_tensor(key_or_none),
+      region{global_shape, offsets, key_or_none.has_value() && key_or_none->dim() == 2} {
+  TORCH_CHECK_VALUE(generator.has_value() + key.has_value() + key_tensor.has_value() <= 1,
+                    "generator and key exclude each other; give one of them");
+  TORCH_CHECK_VALUE(!key.has_value() || key->size() == 2, "key has ", key->size(),
+                    " numbers; it holds [seed, offset]");
+  if (!key_tensor.has_value()) return;
+  const auto keys = key_tensor->sym_sizes();
+  TORCH_CHECK_TYPE(key_tensor->scalar_type() == at::kUInt64, "key has dtype ",
+                   key_tensor->scalar_type(), "; a key tensor holds [seed, offset] as uint64");
+  TORCH_CHECK_VALUE(
+      (keys.size() == 1 || keys.size() == 2) && keys.back() == 2, "key has shape ", keys,
+      "; a key tensor holds [seed, offset], shape (2,), or one key for each slice, shape (n, 2)");
+  if (!region.each) return;
+  TORCH_CHECK_VALUE(!global_shape.has_value(),
+                    "key holds a key for each slice of the tensor, which has a region; fill the "
+                    "slices one by one");
+  TORCH_CHECK_VALUE(self.dim() >= 1 && keys[0] == self.sym_size(0), "key holds ", keys[0],
+                    " keys, but the tensor has shape ", self.sym_sizes(),
+                    "; give one key for each of its slices along axis 0");
+}
+
 bool check_fill(FillSpec& spec, const char* op, const Tensor& self,
                 const std::optional<Tensor>& scale, const Region& region, Complete complete) {
   std::tie(spec.dtype, spec.law.complex) = dtype_from(op, self.scalar_type());

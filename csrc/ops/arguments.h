@@ -3,6 +3,7 @@
 // NotImplementedError that leaves the tensor as it was.
 #pragma once
 
+#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
 #include <c10/util/FunctionRef.h>
@@ -27,6 +28,21 @@ struct Axes {
 };
 void check_axes(int64_t ndim, const Axes& axes);
 FanSpec fan_spec(at::IntArrayRef shape, const Axes& axes, int64_t groups);
+
+// Where the random words come from, and which part of a larger tensor is filled with them. A key
+// tensor of two dimensions holds one key for each slice of the tensor along axis 0.
+struct Stream {
+  const std::optional<at::Generator>& generator;
+  at::OptionalIntArrayRef key;
+  const std::optional<at::Tensor>& key_tensor;
+  Region region;
+
+  Stream(const at::Tensor& self, const std::optional<at::Generator>& generator,
+         at::OptionalIntArrayRef key, const std::optional<at::Tensor>& key_tensor,
+         at::OptionalIntArrayRef global_shape, at::OptionalIntArrayRef offsets);
+};
+// From the arguments of an operator.
+#define FASTINIT_STREAM Stream(self, generator, key, key_tensor, global_shape, offsets)
 
 // Checks all that can be wrong with filling `self` by the law in `spec`, but for the key, and adds
 // dtype and scale to the spec, which then lacks its key and its layout. False if there is nothing

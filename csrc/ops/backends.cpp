@@ -16,6 +16,10 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#define FASTINIT_FORKS
+#endif
 
 #if defined(FASTINIT_WITH_CUDA)
 #include <ATen/cuda/CUDAGeneratorImpl.h>
@@ -46,6 +50,12 @@ constexpr size_t kHugePage = size_t{2} << 20;
 // Tests have the CUDA kernels emulated on CPU tensors: by so many blocks of so many threads.
 std::atomic<int64_t> emulated_blocks{0}, emulated_threads{0};
 
+std::atomic<bool> is_forked{false};
+#if defined(FASTINIT_FORKS)
+[[maybe_unused]] const int watches_forks =
+    pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
+#endif
+
 StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
   auto* cpu = at::get_generator_or_default<at::CPUGeneratorImpl>(
       generator, at::detail::getDefaultCPUGenerator());
@@ -54,13 +64,6 @@ StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
   key.seed = cpu->random64();
   key.offset = cpu->random64();
   return key;
-}
-
-void check_key_tensor(const Tensor& key) {
-  TORCH_CHECK_TYPE(key.scalar_type() == at::kUInt64, "key has dtype ", key.scalar_type(),
-                   "; a key tensor holds [seed, offset] as uint64");
-  TORCH_CHECK_VALUE(key.dim() == 1 && key.size(0) == 2, "key has shape ", key.sizes(),
-                    "; a key tensor holds [seed, offset], shape (2,)");
 }
 
 // Memory that is about to be written from end to end, and has not been touched yet as a rule: the
@@ -105,7 +108,8 @@ void fill_cpu(c10::ArrayRef<FillSpec> specs) {
   const int64_t total = first.back();
   if (total <= kGrainElements) return fill_range(0, total);
   const int64_t threads =
-      std::min<int64_t>(at::get_num_threads(), (total + kGrainElements - 1) / kGrainElements);
+      std::min<int64_t>(available_threads(), (total + kGrainElements - 1) / kGrainElements);
+  if (threads == 1) return fill_range(0, total);
   const int64_t part = std::clamp(total / (kPartsPerThread * threads) / kUnitItems * kUnitItems,
                                   kGrainElements, kMostPartElements);
   std::atomic<int64_t> next{0};
@@ -145,7 +149,10 @@ void take_key_from_cuda(FillSpec& spec, const std::optional<at::Generator>& gene
 void fill_cuda(c10::ArrayRef<FillSpec> specs) {
   cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
   const auto check = [](int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); };
-  if (specs.size() == 1) return check(cuda::fill(specs[0], stream));
+  if (specs.size() == 1 || specs[0].sparse.zeros > 0) {  // a table has no masks
+    for (const FillSpec& spec : specs) check(cuda::fill(spec, stream));
+    return;
+  }
   const auto count = static_cast<int64_t>(specs.size());
   const int64_t bytes = cuda::table_bytes(count);
   // A captured copy would read the host's memory at each replay, when it holds something else.
@@ -189,22 +196,26 @@ void check_backend(const char* op, const Tensor& self) {
               "FASTINIT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
 }
 
-Tensor set_key(FillSpec& spec, const Tensor& self, const Tensor& key) {
-  check_key_tensor(key);
-  if (!reads_on_device(self) || key.device() != self.device()) {
-    TORCH_CHECK_VALUE(key.is_cpu() || self.is_cpu(), "key is on ", key.device(),
-                      ", but the tensor to fill is on ", self.device(),
-                      "; move the key there or to the CPU");
-    const Tensor host = key.cpu().contiguous();
-    spec.key = key_from_words(static_cast<const int64_t*>(host.const_data_ptr()));
-    return host;
-  }
-  Tensor words = key.contiguous();
-  const auto* word = static_cast<const int64_t*>(words.const_data_ptr());
-  spec.device.seed = word;
-  spec.device.offset = word + 1;
-  return words;
+KeyWords::KeyWords(const Tensor& self, const Tensor& key)
+    : on_device_(reads_on_device(self) && key.device() == self.device()) {
+  TORCH_CHECK_VALUE(on_device_ || key.is_cpu() || self.is_cpu(), "key is on ", key.device(),
+                    ", but the tensor to fill is on ", self.device(),
+                    "; move the key there or to the CPU");
+  words_ = (on_device_ ? key : key.cpu()).contiguous();
 }
+
+void KeyWords::set_key(FillSpec& spec, int64_t row) const {
+  const auto* words = static_cast<const int64_t*>(words_.const_data_ptr()) + 2 * row;
+  if (on_device_) {
+    spec.device.seed = words;
+    spec.device.offset = words + 1;
+  } else {
+    spec.key = key_from_words(words);
+  }
+}
+
+// libgomp's threads, which are its pool, do not come along, and it would wait for them for ever.
+int64_t available_threads() { return is_forked ? 1 : at::get_num_threads(); }
 
 void set_key(FillSpec& spec, const Tensor& self, const std::optional<at::Generator>& generator) {
 #if defined(FASTINIT_WITH_CUDA)

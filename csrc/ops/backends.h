@@ -17,11 +17,24 @@ void check_backend(const char* op, const at::Tensor& self);
 // Whether the fill of `self` reads keys and scales where they are, as CUDA kernels do.
 bool reads_on_device(const at::Tensor& self);
 
-// The key: two words, those of a key tensor, or what a generator gives. The second returns what
-// must live until the fill is launched.
+// The key: two words, those of a key tensor, or what a generator gives.
 StreamKey key_from_words(const int64_t* words);
-at::Tensor set_key(FillSpec& spec, const at::Tensor& self, const at::Tensor& key);
 void set_key(FillSpec& spec, const at::Tensor& self, const std::optional<at::Generator>& generator);
+
+// The words of a key tensor, one key or one a row, where the fill of `self` reads them. They must
+// live until it is launched.
+class KeyWords {
+ public:
+  KeyWords(const at::Tensor& self, const at::Tensor& key);
+  void set_key(FillSpec& spec, int64_t row) const;
+
+ private:
+  at::Tensor words_;
+  bool on_device_;
+};
+
+// Threads that may share a fill: one in the child of a fork.
+int64_t available_threads();
 
 // Fills specs of these tensors, one or more, which lie on one device.
 void run(c10::ArrayRef<FillSpec> specs, c10::ArrayRef<const at::Tensor*> tensors);

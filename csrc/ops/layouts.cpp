@@ -14,6 +14,14 @@ void check_region(const Tensor& self, const Region& region) {
   if (!region.global_shape.has_value()) return;
   TORCH_CHECK_VALUE(region.offsets.has_value(), "a region needs offsets beside its global_shape");
   const IntArrayRef global = *region.global_shape, offsets = *region.offsets;
+  if (region.is_flat(self)) {
+    const int64_t numel = checked_numel(global);
+    TORCH_CHECK_VALUE(0 <= offsets[0] && offsets[0] <= numel && self.size(0) <= numel - offsets[0],
+                      "region from element ", offsets[0], " of global_shape ", global,
+                      ", which has ", numel, ", does not contain a tensor of ", self.size(0),
+                      " elements");
+    return;
+  }
   TORCH_CHECK_VALUE(
       global.size() == static_cast<size_t>(self.dim()) && offsets.size() == global.size(),
       "region has global_shape ", global, " and offsets ", offsets, ", but the tensor has shape ",
@@ -44,15 +52,15 @@ struct Dim {
 };
 using Dims = c10::SmallVector<Dim, 2 * kMaxDims>;
 
-// `self` as the rectangle at `offsets` of a tensor of `global_shape`, real numbers throughout, its
-// dimensions merged as far as both memory and stream allow.
-Dims merged_dims(const Tensor& self, IntArrayRef global_shape, bool complex) {
+// A tensor of these sizes and strides as a rectangle of a tensor of `global_shape`, real numbers
+// throughout, its dimensions merged as far as both memory and stream allow.
+Dims merged_dims(IntArrayRef sizes, IntArrayRef strides, IntArrayRef global_shape, bool complex) {
   Dims dims;
   const int64_t unit = complex ? 2 : 1;
   auto global_stride = static_cast<uint64_t>(unit);
   if (complex) dims.push_back({2, 1, 1});
-  for (int64_t k = self.dim() - 1; k >= 0; --k) {
-    const Dim dim{self.size(k), self.stride(k) * unit, global_stride};
+  for (size_t k = sizes.size(); k-- > 0;) {
+    const Dim dim{sizes[k], strides[k] * unit, global_stride};
     global_stride *= static_cast<uint64_t>(global_shape[k]);
     if (dim.size == 1) continue;
     if (!dims.empty() && dim.stride == dims.back().stride * dims.back().size &&
@@ -99,17 +107,26 @@ void append_slices(FillSpecs& specs, FillSpec spec, const Dims& dims, size_t fir
 
 }  // namespace
 
-void add_layout(FillSpecs& specs, const Tensor& self, const Region& region) {
+void add_layout(FillSpecs& specs, const Tensor& self, const Region& region, int64_t slice) {
   FillSpec& spec = specs.back();
-  const Dims dims = merged_dims(self, region.shape(self), spec.law.complex);
+  const size_t first = region.each ? 1 : 0;
+  IntArrayRef shape = region.shape(self);
+  const int64_t flat[] = {region.is_flat(self) ? checked_numel(shape) : 0};
+  if (region.is_flat(self)) shape = flat;
+  const Dims dims =
+      merged_dims(self.sizes().slice(first), self.strides().slice(first), shape, spec.law.complex);
   if (region.offsets.has_value()) {
     uint64_t stride = spec.law.complex ? 2 : 1;
-    for (int64_t k = self.dim() - 1; k >= 0; --k) {
+    for (size_t k = shape.size(); k-- > 0;) {
       spec.layout.start += stride * static_cast<uint64_t>((*region.offsets)[k]);
-      stride *= static_cast<uint64_t>(region.shape(self)[k]);
+      stride *= static_cast<uint64_t>(shape[k]);
     }
   }
   spec.data = self.mutable_data_ptr();
+  if (region.each) {
+    const auto bytes = slice * self.stride(0) * static_cast<int64_t>(self.element_size());
+    spec.data = static_cast<char*>(spec.data) + bytes;
+  }
   if (dims.size() <= kMaxDims) return set_dims(spec.layout, dims, 0);
   const auto item_size = static_cast<int64_t>(self.element_size()) / (spec.law.complex ? 2 : 1);
   append_slices(specs, specs.pop_back_val(), dims, 0, item_size);

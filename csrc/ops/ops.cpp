@@ -20,49 +20,43 @@ using at::Tensor;
 
 namespace {
 
-struct Stream {
-  const std::optional<at::Generator>& generator;
-  at::OptionalIntArrayRef key;
-  const std::optional<Tensor>& key_tensor;
-  Region region;
-};
+// The specs of a fill of `self`, but for those that a layout adds, from one that lacks only its
+// key.
+FillSpecs with_keys(const FillSpec& spec, const Tensor& self, const Stream& stream,
+                    const std::optional<KeyWords>& words) {
+  FillSpecs specs;
+  const int64_t count = stream.region.each ? self.size(0) : 1;
+  specs.reserve(count);
+  for (int64_t i = 0; i < count; ++i) {
+    FillSpec& one = specs.emplace_back(spec);
+    if (words.has_value()) words->set_key(one, i);
+    if (one.sparse.zeros > 0) one.sparse.key = child_key(one.key, 0);
+    add_layout(specs, self, stream.region, i);
+  }
+  return specs;
+}
 
 // Fills `self` by a law that `complete` may finish.
 void fill(const char* op, const Tensor& self, const Law& law, const std::optional<Tensor>& scale,
           const Stream& stream, Complete complete) {
-  const int keys =
-      stream.generator.has_value() + stream.key.has_value() + stream.key_tensor.has_value();
-  TORCH_CHECK_VALUE(keys <= 1, "generator and key exclude each other; give one of them");
-  FillSpecs specs(1);
-  FillSpec& spec = specs[0];
+  FillSpec spec;
   spec.law = law;
-  const bool something = check_fill(spec, op, self, scale, stream.region, complete);
-  if (stream.key.has_value()) {
-    TORCH_CHECK_VALUE(stream.key->size() == 2, "key has ", stream.key->size(),
-                      " numbers; it holds [seed, offset]");
-  }
-  if (!something) return;
-  Tensor key_words;
+  if (!check_fill(spec, op, self, scale, stream.region, complete)) return;
+  std::optional<KeyWords> words;
   if (stream.key.has_value()) {
     spec.key = key_from_words(stream.key->data());
   } else if (stream.key_tensor.has_value()) {
-    key_words = set_key(spec, self, *stream.key_tensor);
+    words.emplace(self, *stream.key_tensor);
   } else {
     set_key(spec, self, stream.generator);
   }
   if (self.numel() == 0) return;  // an empty shard, which has used the generator like any other
-  if (spec.sparse.zeros > 0) spec.sparse.key = child_key(spec.key, 0);
+  const FillSpecs specs = with_keys(spec, self, stream, words);
   self.unsafeGetTensorImpl()->bump_version();
-  add_layout(specs, self, stream.region);
   run(specs, {&self});
 }
 
 }  // namespace
-
-#define FASTINIT_STREAM                                   \
-  Stream {                                                \
-    generator, key, key_tensor, { global_shape, offsets } \
-  }
 
 void uniform_(const Tensor& self, double low, double high, FASTINIT_STREAM_ARGUMENTS) {
   Law law;
@@ -99,9 +93,10 @@ void variance_scaling_(const Tensor& self, std::string_view distribution, double
                        at::OptionalIntArrayRef batch_axis, int64_t groups,
                        FASTINIT_STREAM_ARGUMENTS) {
   const Axes axes{in_axis, out_axis, batch_axis};
+  const Stream stream = FASTINIT_STREAM;
   Law law;
   law.fan.mode = fan_mode_from(mode);
-  check_axes(self.dim(), axes);
+  check_axes(stream.region.dim(self), axes);
   law.distribution = distribution_from(distribution);
   law.fan.nonlinearity = nonlinearity_from(nonlinearity);
   const auto complete = [&](FillSpec& spec, IntArrayRef shape) {
@@ -112,12 +107,13 @@ void variance_scaling_(const Tensor& self, std::string_view distribution, double
     fan.gain = gain;
     spec.law.fan = fan;
   };
-  fill("variance_scaling_", self, law, scale, FASTINIT_STREAM, complete);
+  fill("variance_scaling_", self, law, scale, stream, complete);
 }
 
 void sparse_(const Tensor& self, double sparsity, double std, const std::optional<Tensor>& scale,
              FASTINIT_STREAM_ARGUMENTS) {
-  TORCH_CHECK_VALUE(self.dim() == 2, "Only tensors with 2 dimensions are supported");
+  const Stream stream = FASTINIT_STREAM;
+  TORCH_CHECK_VALUE(stream.region.dim(self) == 2, "Only tensors with 2 dimensions are supported");
   Law law;
   law.distribution = Distribution::kNormal;
   law.std = std;
@@ -131,7 +127,7 @@ void sparse_(const Tensor& self, double sparsity, double std, const std::optiona
     spec.sparse.cols = shape[1];
     spec.sparse.zeros = static_cast<int64_t>(std::clamp(zeros, 0.0, static_cast<double>(shape[0])));
   };
-  fill("sparse_", self, law, scale, FASTINIT_STREAM, complete);
+  fill("sparse_", self, law, scale, stream, complete);
 }
 
 double calculate_gain(std::string_view nonlinearity, double parameter) {
