@@ -14,9 +14,12 @@ Args, besides its own:
     generator: a `torch.Generator` of the tensor's device, or the CPU's for a DTensor; None means
         the default one, for a DTensor the CPU's. It yields one key per call, whatever the size.
     key: a `fastinit.Key`, an int (the seed of a Key) or a uint64 tensor [seed, offset]; no
-        generator is touched. Exclusive with generator.
-    region: a `fastinit.Region`, if the tensor is a rectangle of a larger one; shapes and fans are
-        then the larger one's. A DTensor takes none.
+        generator is touched. Exclusive with generator. Or a sequence of n keys or a uint64 tensor
+        (n, 2): slice i of axis 0 is then what a fill of that slice alone under key i gives, and
+        shapes and axes are the slice's.
+    region: a `fastinit.Region`, if the tensor is a rectangle of a larger one, or a
+        `fastinit.Region.flat`, if it is a run of its flattened elements; shapes and fans are then
+        the larger one's. A DTensor takes none.
 
 Returns: the tensor itself. Neither autograd nor `no_grad` plays a part: nothing is recorded, a leaf
 that requires grad may be filled, and the version counter moves.

@@ -208,7 +208,7 @@ def test_every_random_function_takes_keys(
     untouched = poisoned(9, 7)
     with pytest.raises(ValueError, match="^key and generator exclude each other"):
         function(untouched, key=2, generator=torch.Generator(), **arguments)
-    for bad in ("name", 1.5, True, (1, 2), b"x"):
+    for bad in ("name", 1.5, True, (1.5, 2), b"x"):
         with pytest.raises(TypeError, match="^key must be an int, got .*; pass a fastinit.Key"):
             function(untouched, key=bad, **arguments)
     with pytest.raises(TypeError, match="key"):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastinit._fill.extension import native
-from fastinit._fill.keys import key_from_generator
+from fastinit._fill.keys import key_from_generator, one_key_only
 from fastinit._fill.placements import (
     PLAIN_TYPES,
     bump_version,
@@ -63,6 +63,8 @@ def shared_source(
             "region is given with a DTensor, whose mesh and placements say where its values "
             "belong; leave region out"
         )
+    if key_tensor is not None and key_tensor.ndim == 2:
+        raise one_key_only("is a DTensor")
     own_coordinate(tensor.device_mesh)
     if key is not None or key_tensor is not None:
         yield None, key, key_tensor

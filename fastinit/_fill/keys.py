@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from numbers import Integral
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
 from fastinit._fill.extension import at_compile_time, native, untraceable
+from fastinit._fill.placements import is_dtensor
 from fastinit._fill.regions import Region
 
 _MASK64 = (1 << 64) - 1
@@ -178,7 +179,8 @@ class Key:
         return cls(seed, offset)
 
 
-KeyLike: TypeAlias = Key | int | Tensor
+_OneKey: TypeAlias = Key | int | Tensor
+KeyLike: TypeAlias = _OneKey | Sequence[_OneKey]
 
 
 class KeyScope:
@@ -341,8 +343,70 @@ def _key_arguments(key: KeyLike | None) -> tuple[tuple[int, int] | None, Tensor 
         return None, key
     if isinstance(key, Key):
         return (_signed(key.seed), _signed(key.offset)), None
-    remedy = "pass a fastinit.Key, an int, or a uint64 tensor of shape (2,)"
-    return (_signed(_word("key", key, remedy)), 0), None
+    if _is_sequence(key):
+        return None, _table(key)
+    return (_signed(_word("key", key, _REMEDY)), 0), None
+
+
+_REMEDY = (
+    "pass a fastinit.Key, an int, a uint64 tensor of shape (2,), or a sequence of them, one for "
+    "each slice of axis 0"
+)
+
+
+def one_key_only(what: str) -> ValueError:
+    return ValueError(
+        f"key holds a key for each slice of the tensor, which {what}; fill the slices one by one"
+    )
+
+
+def _is_sequence(key: object) -> TypeGuard[Sequence[_OneKey]]:
+    return isinstance(key, Sequence) and not isinstance(key, (str, bytes))
+
+
+def _table(keys: Sequence[_OneKey]) -> Tensor:
+    """The uint64 tensor (n, 2) of n keys."""
+    if any(isinstance(key, Tensor) for key in keys):
+        if not all(isinstance(key, Tensor) for key in keys):
+            raise TypeError(
+                "key must not mix tensors with other keys, got "
+                f"{sorted({type(key).__name__ for key in keys})}; convert with Key.to_tensor"
+            )
+        return torch.stack(list(keys))  # type: ignore[arg-type]
+    words = [
+        (key.seed, key.offset) if isinstance(key, Key) else (_word("key", key, _REMEDY), 0)
+        for key in keys
+    ]
+    return torch.tensor(words, dtype=torch.uint64, device="cpu").view(-1, 2)
+
+
+def keys_of_slices(
+    key: KeyLike | None, tensor: Tensor, region: Region | None
+) -> list[_OneKey] | None:
+    """The keys of the tensor's slices along axis 0; None if `key` is one for all of it.
+
+    For those who fill slice by slice; the operators take the table of all keys.
+
+    Raises:
+        ValueError: not as many keys as slices, a region or a DTensor.
+    """
+    if isinstance(key, Tensor) and key.ndim == 2:
+        found: list[_OneKey] = list(key)
+    elif _is_sequence(key):
+        _table(key)  # refuses what are no keys
+        found = list(key)
+    else:
+        return None
+    if region is not None:
+        raise one_key_only("has a region")
+    if is_dtensor(tensor):
+        raise one_key_only("is a DTensor")
+    if tensor.ndim < 1 or len(found) != tensor.size(0):
+        raise ValueError(
+            f"key holds {len(found)} keys, but the tensor has shape {tuple(tensor.shape)}; give "
+            "one key for each of its slices along axis 0"
+        )
+    return found
 
 
 def _signed(word: int) -> int:

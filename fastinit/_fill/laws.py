@@ -6,6 +6,7 @@ that a fill in a batch has the bits of a fill by itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -92,9 +93,16 @@ def fill(batch: Sequence[tuple[Tensor, Law, Words]]) -> None:
     key = [word for _, _, words in batch for word in words]
     region: list[Any] = [None, None]
     if any(law.region is not None for law in laws):
-        regions = [
-            law.region or (tensor.shape, (0,) * tensor.ndim)
-            for tensor, law in zip(tensors, laws, strict=True)
-        ]
+        regions = [_rectangle(tensor, law) for tensor, law in zip(tensors, laws, strict=True)]
         region = [[n for part in regions for n in part[side]] for side in (0, 1)]
     native.multi_fill_(tensors, *columns, key, *region)
+
+
+def _rectangle(tensor: Tensor, law: Law) -> Region:
+    """The region with an offset a dimension of the tensor; the shape may be another one's, as the
+    fans are known.
+    """
+    if law.region is None:
+        return tensor.shape, (0,) * tensor.ndim
+    shape, offsets = law.region
+    return law.region if len(shape) == len(offsets) else ((math.prod(shape),), offsets)

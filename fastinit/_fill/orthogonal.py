@@ -17,9 +17,15 @@ from torch.overrides import has_torch_function_unary
 from fastinit._fill.dtensor import ops, shared_source
 from fastinit._fill.extension import delegate
 from fastinit._fill.fans import scaled
-from fastinit._fill.keys import KeyLike, can_draw_key, key_from_generator, stream
+from fastinit._fill.keys import (
+    KeyLike,
+    can_draw_key,
+    key_from_generator,
+    keys_of_slices,
+    stream,
+)
 from fastinit._fill.placements import PLAIN_TYPES, bump_version, is_dtensor, pieces, untraced
-from fastinit._fill.regions import Region, nothing_to_fill
+from fastinit._fill.regions import Region, nothing_to_fill, rectangles
 
 _empty = torch.empty  # also while a library has its own in torch
 
@@ -66,7 +72,15 @@ def orthogonal_(
     """
     if has_torch_function_unary(tensor):
         return delegate(orthogonal_, tensor, gain=gain, generator=generator, key=key, region=region)
-    if tensor.ndim < 2:
+    keys = keys_of_slices(key, tensor, region)
+    if keys is not None:
+        with torch.no_grad():
+            for one, held in zip(keys, tensor, strict=True):
+                orthogonal_(held, gain, generator, key=one)
+        return tensor
+    flat = isinstance(region, Region) and region.is_flat
+    shape = region.global_shape if flat and region is not None else tensor.shape
+    if len(shape) < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     if tensor.is_meta or (tensor.numel() == 0 and nothing_to_fill(region)):
         return tensor
@@ -124,8 +138,10 @@ def _fill_one(
     region: Region | None,
     source: tuple[Any, ...],
 ) -> None:
-    shape = tensor.shape if region is None else torch.Size(region.global_shape)
-    _fill_parts([(tensor, region)], shape, factor, scale, source)
+    if region is None:
+        return _fill_parts([(tensor, region)], tensor.shape, factor, scale, source)
+    parts = rectangles(tensor, region) or [(tensor, region)]
+    _fill_parts(parts, torch.Size(region.global_shape), factor, scale, source)
 
 
 def _fill_parts(

@@ -222,7 +222,7 @@ def xavier_uniform_(
         )
     fans = fan_arguments(in_axis, out_axis, batch_axis, groups)
     if tensor.numel() == 0 and nothing_to_fill(region):
-        _refuse_zero_fans(tensor, fans)
+        _refuse_zero_fans(tensor, region, fans)
     ops(tensor).variance_scaling_(
         tensor,
         "uniform",
@@ -276,7 +276,7 @@ def xavier_normal_(
         )
     fans = fan_arguments(in_axis, out_axis, batch_axis, groups)
     if tensor.numel() == 0 and nothing_to_fill(region):
-        _refuse_zero_fans(tensor, fans)
+        _refuse_zero_fans(tensor, region, fans)
     ops(tensor).variance_scaling_(
         tensor,
         "normal",
@@ -290,10 +290,10 @@ def xavier_normal_(
     return tensor
 
 
-def _refuse_zero_fans(tensor: Tensor, fans: FanArguments) -> None:
+def _refuse_zero_fans(tensor: Tensor, region: Region | None, fans: FanArguments) -> None:
     """The end of a Xavier fill without elements: nn.init divides by fan_in + fan_out first."""
-    if sum(native.fans(tensor.shape, *fans)) == 0:
+    shape = tuple(tensor.shape if region is None else region.global_shape)
+    if sum(native.fans(shape, *fans)) == 0:
         raise ZeroScaleError(
-            f"tensor must have a fan above 0, got shape {tuple(tensor.shape)}; "
-            "skip tensors without elements"
+            f"tensor must have a fan above 0, got shape {shape}; skip tensors without elements"
         )

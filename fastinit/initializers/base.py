@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from fastinit._fill.keys import KeyLike
+from fastinit._fill.keys import KeyLike, keys_of_slices
 from fastinit._fill.laws import Law
 from fastinit._fill.regions import Region
 from fastinit.initializers.expressions import Expression, parse
@@ -112,6 +112,12 @@ class Initializer:
             ValueError: a number is an expression of depth, layer, width or head_dim, which a tensor
                 does not tell; others as the function that fills.
         """
+        keys = keys_of_slices(key, tensor, region)
+        if keys is not None:
+            with torch.no_grad():
+                for one, held in zip(keys, tensor, strict=True):
+                    self(held, key=one, generator=generator)
+            return tensor
         shape = tensor.shape if region is None else region.global_shape
         self.resolve(shape)._fill(tensor, generator, key, region)
         return tensor

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastinit import init
 from fastinit._fill.keys import KeyLike
-from fastinit._fill.regions import Region
+from fastinit._fill.regions import Region, rectangles
 from fastinit.init import _fill_dirac, _fill_eye
 from fastinit.initializers.base import Initializer, Numbers, Shape
 from fastinit.initializers.expressions import Number
@@ -120,9 +120,10 @@ class Eye(Initializer):
     ) -> object:
         if region is None:
             return init.eye_(tensor)
-        _check_region(tensor, region, (2,))
         with torch.no_grad():
-            _fill_eye(tensor, *region.offsets)
+            for held, place in rectangles(tensor, region):
+                _check_region(held, place, (2,))
+                _fill_eye(held, *place.offsets)
         return tensor
 
 
@@ -157,12 +158,13 @@ class Dirac(Initializer):
     ) -> object:
         if region is None:
             return init.dirac_(tensor, self.groups)
-        _check_region(tensor, region, (3, 4, 5))
-        out_channels = region.global_shape[0]
+        out_channels, *_ = region.global_shape or (0,)
         if out_channels % self.groups:
             raise ValueError(f"groups must divide {out_channels} out channels, got {self.groups}")
         with torch.no_grad():
-            _fill_dirac(tensor, region, out_channels // self.groups)
+            for held, place in rectangles(tensor, region):
+                _check_region(held, place, (3, 4, 5))
+                _fill_dirac(held, place, out_channels // self.groups)
         return tensor
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fastinit._fill.extension import native
 from fastinit._fill.fans import Axes, FanArguments, fan_arguments
-from fastinit._fill.keys import Key, KeyLike, key_from_generator, missing_key
+from fastinit._fill.keys import Key, KeyLike, key_from_generator, keys_of_slices, missing_key
 from fastinit._fill.placements import is_dtensor, pieces
-from fastinit._fill.regions import Region
+from fastinit._fill.regions import Region, rectangles
 from fastinit.initializers.base import Initializer, Part, Shape
 from fastinit.initializers.expressions import Expression, Number, parse
 
@@ -137,15 +137,16 @@ class LaidOut(Initializer):
         region: Region | None = None,
     ) -> Tensor:
         """Fill the tensor; see `Initializer`. Part `name` is filled under `key.fold_in(name)`."""
-        if self.parts is None:
+        if self.parts is None or keys_of_slices(key, tensor, region) is not None:
             return Initializer.__call__(self, tensor, key=key, generator=generator, region=region)
         self.pieces(tensor.shape if region is None else region.global_shape)  # refused, if wrong
         if tensor.is_meta:
             return tensor
         root = _root_key(tensor, key, generator, region)
-        places = [(tensor, region or Region(tensor.shape, (0,) * tensor.ndim))]
         if is_dtensor(tensor):
             places = pieces(tensor)
+        else:
+            places = rectangles(tensor, region or Region(tensor.shape, (0,) * tensor.ndim))
         with torch.no_grad():
             for held, place in places:
                 self._fill_parts(held, root, place)
@@ -233,4 +234,4 @@ def _root_key(
         return Key(*key_from_generator(generator, tensor.device))
     if isinstance(key, Tensor):
         return Key.from_tensor(key)
-    return key if isinstance(key, Key) else Key(key)
+    return key if isinstance(key, Key) else Key(key)  # type: ignore[arg-type]  # one key

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from fastinit._fill.extension import native
 from fastinit._fill.keys import Key
 from fastinit._fill.placements import is_dtensor
-from fastinit._fill.regions import Region
+from fastinit._fill.regions import Region, rectangles
 from fastinit.models.fingerprint import fingerprint, tensors_of
 from fastinit.models.report import Done, Report
 from fastinit.models.steps import Step, Value, carry_out, from_data, to_data
@@ -215,7 +216,8 @@ def regenerate(
         manifest: of `Report.manifest`, as it was or read from JSON.
         name: of the tensor; any of its names, if it is tied.
         region: which part: a tuple of slices, one a dimension, or a `fastinit.Region`, which
-            begins at its offsets and goes to the end of the tensor. None means all of it.
+            begins at its offsets, or at its start, and goes to the end of the tensor. None means
+            all of it.
         device: where to make it (default: the CPU).
 
     Returns: a new tensor of the values that the model started with.
@@ -234,6 +236,11 @@ def regenerate(
         True
     """
     entry = _find(read(manifest), name)
+    if isinstance(region, Region) and region.is_flat and region.global_shape == entry.shape:
+        count = math.prod(entry.shape) - region.offsets[0]
+        flat = torch.empty(count, dtype=entry.dtype, device=device or "cpu")
+        carry_out([(steps_of(entry), rectangles(flat, region))])
+        return flat
     offsets, shape = _extent(entry.shape, region)
     made = torch.empty(shape, dtype=entry.dtype, device=device or "cpu")
     whole = tuple(shape) == entry.shape
