@@ -99,12 +99,22 @@ TORCH_LIBRARY(fastinit, library) {
       "multi_fill_(Tensor(a!)[] self, int[] distribution, float[] mean, float[] std, float[] low, "
       "float[] high, int[] key, int[]? global_shape=None, int[]? offsets=None) -> ()",
       {at::Tag::pt2_compliant_tag});
+  library.def(
+      "measure_(Tensor(a!) rows, Tensor(b!) peaks, Tensor values, int inner, float low, "
+      "float high) -> ()",
+      {at::Tag::pt2_compliant_tag});
 }
 
-TORCH_LIBRARY_IMPL(fastinit, CPU, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
+TORCH_LIBRARY_IMPL(fastinit, CPU, library) {
+  FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER);
+  FASTINIT_REGISTER(measure_);
+}
 TORCH_LIBRARY_IMPL(fastinit, CUDA, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
 TORCH_LIBRARY_IMPL(fastinit, Meta, library) { FASTINIT_FOR_EACH_OP(FASTINIT_REGISTER); }
-TORCH_LIBRARY_IMPL(fastinit, Autograd, library) { FASTINIT_FOR_EACH_OP(FASTINIT_FALL_THROUGH); }
+TORCH_LIBRARY_IMPL(fastinit, Autograd, library) {
+  FASTINIT_FOR_EACH_OP(FASTINIT_FALL_THROUGH);
+  FASTINIT_FALL_THROUGH(measure_);
+}
 
 // An empty list belongs to no device.
 TORCH_LIBRARY_IMPL(fastinit, CompositeExplicitAutograd, library) {
@@ -203,6 +213,8 @@ PYBIND11_MODULE(_C, module) {
   bind_operator(module, "multi_fill_", &multi_fill_, arg("self"), arg("distribution"), arg("mean"),
                 arg("std"), arg("low"), arg("high"), arg("key"), arg("global_shape") = py::none(),
                 arg("offsets") = py::none());
+  bind_operator(module, "measure_", &measure_, arg("rows"), arg("peaks"), arg("values"),
+                arg("inner"), arg("low"), arg("high"));
 
   module.def("calculate_gain", &calculate_gain, arg("nonlinearity"), arg("parameter"));
   module.def("fans", from_python(&fans, &fans), arg("shape"), arg("in_axis"), arg("out_axis"),

@@ -1,6 +1,7 @@
 // The two backends behind one plain interface; torch-free.
 #pragma once
 
+#include "core/moments.h"
 #include "core/spec.h"
 
 namespace fastinit {
@@ -15,7 +16,13 @@ struct WorkSize {
 WorkSize work_size(const FillSpec& spec);
 void fill(const FillSpec& spec, int64_t begin_item, int64_t end_item);
 
-// One instruction set's copy of it.
+// Adds the elements [begin, end) of the memory to `moments`, and raises `peaks`, the words of each
+// unit's largest magnitude, in which nan lies above infinity.
+void measure(const MomentsSpec& spec, int64_t begin, int64_t end, Moments& moments, int32_t* peaks);
+
+// One instruction set's copies of them.
+using MeasureFunction = void (*)(const MomentsSpec& spec, int64_t begin, int64_t end,
+                                 Moments& moments, int32_t* peaks);
 using FillFunction = void (*)(const FillSpec& spec, int64_t begin_item, int64_t end_item);
 
 // The names of the instruction sets that were compiled in and that this machine has, best last.

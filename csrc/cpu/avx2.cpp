@@ -5,8 +5,10 @@
 #define FASTINIT_AVX2
 #define FASTINIT_ISA avx2
 #include "engine.h"
+#include "moments.h"
 
 namespace fastinit::cpu {
 extern const FillFunction kAvx2Fill = &avx2::fill_items;
-}
+extern const MeasureFunction kAvx2Measure = &avx2::measure_range;
+}  // namespace fastinit::cpu
 #endif

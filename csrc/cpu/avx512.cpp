@@ -7,8 +7,10 @@
 #define FASTINIT_AVX512
 #define FASTINIT_ISA avx512
 #include "engine.h"
+#include "moments.h"
 
 namespace fastinit::cpu {
 extern const FillFunction kAvx512Fill = &avx512::fill_items;
-}
+extern const MeasureFunction kAvx512Measure = &avx512::measure_range;
+}  // namespace fastinit::cpu
 #endif

@@ -8,8 +8,10 @@
 namespace fastinit::cpu {
 
 extern const FillFunction kBaselineFill;
+extern const MeasureFunction kBaselineMeasure;
 #if defined(__x86_64__)
 extern const FillFunction kAvx2Fill, kAvx512Fill;
+extern const MeasureFunction kAvx2Measure, kAvx512Measure;
 #endif
 
 namespace {
@@ -17,6 +19,7 @@ namespace {
 struct InstructionSet {
   const char* name;
   FillFunction fill;
+  MeasureFunction measure;
 };
 
 struct Available {
@@ -24,15 +27,15 @@ struct Available {
   InstructionSet sets[kMaxInstructionSets];
 
   Available() {
-    sets[count++] = {"baseline", kBaselineFill};
+    sets[count++] = {"baseline", kBaselineFill, kBaselineMeasure};
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      sets[count++] = {"avx2", kAvx2Fill};
+      sets[count++] = {"avx2", kAvx2Fill, kAvx2Measure};
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-      sets[count++] = {"avx512", kAvx512Fill};
+      sets[count++] = {"avx512", kAvx512Fill, kAvx512Measure};
     }
 #endif
   }
@@ -75,6 +78,12 @@ WorkSize work_size(const FillSpec& spec) {
 void fill(const FillSpec& spec, int64_t begin_item, int64_t end_item) {
   const DefaultFloatingPoint environment;
   chosen().fill(spec, begin_item, end_item);
+}
+
+void measure(const MomentsSpec& spec, int64_t begin, int64_t end, Moments& moments,
+             int32_t* peaks) {
+  const DefaultFloatingPoint environment;
+  chosen().measure(spec, begin, end, moments, peaks);
 }
 
 int instruction_sets(const char* names[kMaxInstructionSets]) {

@@ -53,6 +53,12 @@ void refuse_multi_fill_(at::TensorList self, at::IntArrayRef distribution,
                         at::ArrayRef<double> low, at::ArrayRef<double> high, at::IntArrayRef key,
                         at::OptionalIntArrayRef global_shape, at::OptionalIntArrayRef offsets);
 
+// Adds the elements of `values`, whose memory holds `inner` elements of a unit and then those of
+// the next, to the rows of fastinit.diagnostics.watching.moments, (2, 7) in double, and to the
+// peaks of the units, (2, units) in float. An element at or beyond low or high counts as saturated.
+void measure_(const at::Tensor& rows, const at::Tensor& peaks, const at::Tensor& values,
+              int64_t inner, double low, double high);
+
 // The core's own numbers, for Python.
 double calculate_gain(std::string_view nonlinearity, double parameter);
 // Standard deviation and bounds of a law with a fan, as variance_scaling_ takes it.

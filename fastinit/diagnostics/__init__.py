@@ -3,3 +3,9 @@
 Results are plain data: an iterable of frozen records, `str()` a table, `to_json()`, and `plot()` a
 matplotlib Figure. matplotlib is imported by `plot()` alone, and rich by a terminal alone.
 """
+
+from fastinit.diagnostics.limits import InitializationWarning
+from fastinit.diagnostics.watching.monitor import ActivationMonitor
+from fastinit.diagnostics.watching.records import ActivationRecord
+
+__all__ = ["ActivationMonitor", "ActivationRecord", "InitializationWarning"]

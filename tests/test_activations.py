@@ -1,0 +1,558 @@
+"""ActivationMonitor: numbers by brute force, no synchronization, constant memory, bad input."""
+
+from __future__ import annotations
+
+import gc
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastinit import _C
+from fastinit.diagnostics import ActivationMonitor, InitializationWarning
+from fastinit.diagnostics.watching import moments
+from fastinit.diagnostics.watching.moments import Bounds
+from fastinit.diagnostics.watching.monitor import SLOTS
+
+INF = math.inf
+FREE = Bounds()
+
+
+def brute_force(values: Tensor, axis: int, bounds: Bounds = FREE) -> dict[str, Any]:
+    """Every number of a record, one NumPy-like step after the other, in double."""
+    x = values.double()
+    finite = x[x.isfinite()]
+    units = x.movedim(axis, 0).reshape(x.shape[axis], -1)
+    beyond = ((x <= bounds.low) | (x >= bounds.high)).sum().item()
+    return {
+        "count": x.numel(),
+        "mean": finite.mean().item(),
+        "std": finite.std(correction=0).item() if len(finite) else math.nan,
+        "abs_max": finite.abs().max().item() if len(finite) else math.nan,
+        "dead": sum(bool((unit == 0).all()) for unit in units) / len(units),
+        "saturated": beyond / x.numel(),
+        "nonfinite": x.numel() - finite.numel(),
+    }
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any], tolerance: float = 1e-6) -> None:
+    assert found.keys() == wanted.keys()
+    for word, value in wanted.items():
+        if math.isnan(value):
+            assert math.isnan(found[word]), (word, found, wanted)
+            continue
+        near = 1e-12 if word in ("dead", "saturated") else tolerance
+        scale = max(abs(wanted["mean"]), wanted["std"]) if word == "mean" else abs(value)
+        assert abs(found[word] - value) <= near * scale + 1e-30, (word, found, wanted)
+
+
+def measured(values: Tensor, axis: int, bounds: Bounds = FREE) -> dict[str, Any]:
+    rows = moments.rows_for(1, values.device)[0]
+    peaks = moments.peaks_for(values.shape[axis], values.device)
+    moments.accumulate(rows, peaks, values, axis, bounds)
+    assert torch.equal(rows[0], rows[1])
+    return moments.read(rows[0].tolist())
+
+
+def cases() -> dict[str, tuple[Tensor, int]]:
+    draw = torch.Generator().manual_seed(3)
+    x = torch.randn(67, 41, generator=draw)
+    dead = x.relu() * (torch.arange(41) % 3 > 0)
+    ill = x.clone()
+    ill[3, 5], ill[4, 6], ill[5, 7] = math.nan, INF, -INF
+    return {
+        "normal": (x, -1),
+        "far from zero": (x * 1e-3 + 700, -1),
+        "an outlier first": (torch.cat([torch.full((1, 41), 1e4), x]), -1),
+        "units dead": (dead, -1),
+        "all zero": (torch.zeros(5, 7), -1),
+        "nan and inf": (ill, -1),
+        "large": (x * 1e30, -1),
+        "small": (x * 1e-30, -1),
+        "images": (torch.randn(3, 5, 17, 19, generator=draw).relu() - 0.1, 1),
+        "images, channels last": (
+            torch.randn(3, 5, 17, 19, generator=draw).contiguous(memory_format=torch.channels_last),
+            1,
+        ),
+        "tokens": (torch.randn(3, 130, 70, generator=draw), -1),
+        "tokens, transposed": (torch.randn(3, 70, 130, generator=draw).transpose(1, 2), -1),
+        "strided": (torch.randn(64, 64, generator=draw)[::2, ::3], -1),
+        "several threads": (torch.randn(700, 300, generator=draw), -1),
+        "wide": (torch.randn(3, 9001, generator=draw), -1),
+        "one value": (torch.tensor([0.3]), 0),
+    }
+
+
+@pytest.fixture(params=_C.instruction_sets())
+def instruction_set(request: Any) -> Any:
+    _C.force_instruction_set(request.param)
+    yield
+    _C.force_instruction_set(None)
+
+
+@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.usefixtures("instruction_set")
+def test_a_tensor_by_brute_force(case: str, dtype: torch.dtype, device: str) -> None:
+    values, axis = cases()[case]
+    values = values.to(device, dtype)
+    bounds = Bounds(-0.97, 0.97)
+    wanted = brute_force(values.cpu(), axis, bounds)
+    assert_same(measured(values, axis, bounds), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_stream_is_that_of_all_values_at_once(dtype: torch.dtype, device: str) -> None:
+    draw = torch.Generator().manual_seed(4)
+    parts = [(torch.randn(n, 12, generator=draw) * n + n).to(device, dtype) for n in (3, 40, 1, 99)]
+    parts[1] = parts[1].relu() * (torch.arange(12, device=device) > 3)
+    rows = moments.rows_for(1, parts[0].device)[0]
+    peaks = moments.peaks_for(12, parts[0].device)
+    for part in parts:
+        rows[0].zero_()  # a new step; the second row goes on
+        moments.accumulate(rows, peaks, part, -1, Bounds())
+    wanted = brute_force(torch.cat(parts).cpu(), -1)
+    assert_same(moments.read(rows[1].tolist()), wanted)
+    assert_same(moments.read(rows[0].tolist()), brute_force(parts[-1].cpu(), -1))
+
+
+def test_dead_throughout_means_in_every_step() -> None:
+    rows, peaks = (
+        moments.rows_for(1, torch.device("cpu"))[0],
+        moments.peaks_for(4, torch.device("cpu")),
+    )
+    for alive in (0, 1):
+        rows[0].zero_()
+        x = torch.zeros(5, 4)
+        x[:, alive] = 1.0
+        moments.accumulate(rows, peaks, x, -1, Bounds())
+        assert moments.read(rows[0].tolist())["dead"] == 0.75
+    assert moments.read(rows[1].tolist())["dead"] == 0.5
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(16, 32)
+        self.act = nn.Tanh()
+        self.down = nn.Linear(32, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, str]:
+        return x + self.down(self.act(self.up(x))), "a second output"
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 16, 3)
+        self.relu = nn.ReLU()
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.relu(self.conv(x)).transpose(1, 2)
+        for block in self.blocks:
+            y = block(y)[0]
+        return {"logits": self.head(self.drop(y))}
+
+
+def net(device: str = "cpu") -> tuple[Net, Tensor]:
+    torch.manual_seed(5)
+    model, x = Net().to(device), torch.randn(6, 3, 20).to(device)
+    return model, x
+
+
+def outputs_of(model: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The outputs of all modules and the gradients there, kept in full."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            kept[name] = output[0] if isinstance(output, tuple) else output
+            if isinstance(kept[name], Tensor):
+                kept[name].retain_grad()
+
+        return hook
+
+    hooks = [m.register_forward_hook(keep(n)) for n, m in model.named_modules() if n]
+    model(x)["logits"].square().sum().backward()
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad()
+    grads = {n: v.grad for n, v in kept.items() if isinstance(v, Tensor) and v.grad is not None}
+    return kept, grads
+
+
+def test_every_module_by_brute_force(device: str) -> None:
+    model, x = net(device)
+    model.eval()
+    outputs, grads = outputs_of(model, x)
+    with ActivationMonitor(model, backward=True) as monitor:
+        model(x)["logits"].square().sum().backward()
+    records = monitor.records()
+    parts = ["", ".up", ".act", ".down"]
+    names = ["conv", "relu", *(f"blocks.{i}{part}" for i in (0, 1) for part in parts), "head"]
+    assert [r.name for r in records if r.direction == "forward"] == names
+    for r in records:
+        values = (outputs if r.direction == "forward" else grads)[r.name].detach().cpu()
+        axis = 1 if r.name in ("conv", "relu") else -1
+        tanh = r.name.endswith("act") and r.direction == "forward"
+        bound = 0.95**0.5 if tanh else INF
+        found = {word: getattr(r, word) for word in brute_force(values, axis)}
+        assert_same(found, brute_force(values, axis, Bounds(-bound, bound)))
+        assert r.step == 0
+    assert len(records) == 2 * len(names)
+
+
+def test_saturation_is_where_the_slope_is_small() -> None:
+    """Against autograd: the fraction of |f'| < 0.05."""
+    torch.manual_seed(0)
+    x = (torch.randn(4096, 8) * 4).requires_grad_()
+    for act in (nn.Tanh(), nn.Sigmoid(), nn.Softsign(), nn.Hardsigmoid(), nn.Hardtanh(-2.0, 3.0)):
+        with warnings.catch_warnings(), ActivationMonitor(nn.Sequential(nn.Linear(8, 8), act)) as m:
+            warnings.simplefilter("ignore")
+            hidden = m.module[0](x)  # type: ignore[index]
+            m.module(x)
+        hidden = hidden.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(act(hidden).sum(), hidden)
+        wanted = (slope < 0.05).float().mean().item()
+        assert m.records()[1].saturated == pytest.approx(wanted, abs=2e-4), act
+
+
+# Steps, memory, synchronization.
+
+
+def test_hooks_are_there_on_logged_steps_only() -> None:
+    model, x = net()
+    watched = [m for m in model.modules() if m is not model]
+    seen = []
+    model.head.register_forward_pre_hook(
+        lambda *_: seen.append(sum(len(m._forward_hooks) for m in watched))
+    )
+    with ActivationMonitor(model, every=3) as monitor:
+        for _ in range(7):
+            model(x)
+            assert sum(len(m._forward_hooks) for m in watched) == 0
+    assert [n > 0 for n in seen] == [True, False, False, True, False, False, True]
+    assert sorted({r.step for r in monitor.records()}) == [0, 3, 6]
+    assert all(not m._forward_hooks for m in watched)
+    assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what waits for a device: a number for the host, a copy between devices."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal"), name
+        moved = kwargs.get("device") if name in ("_to_copy", "to") else None
+        first = next((a for a in args if isinstance(a, Tensor)), None)
+        assert moved is None or first is None or first.device == torch.device(moved), name
+        if name == "copy_":
+            assert args[0].device == args[1].device, name
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_waits_for_the_device(dtype: torch.dtype, device: str) -> None:
+    model, x = net(device)
+    model.to(dtype)
+    with ActivationMonitor(model, backward=True) as monitor:
+        with NoWaiting():
+            for _ in range(3):
+                model(x.to(dtype))["logits"].square().sum().backward()
+        with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
+            x.sum().item()
+    assert len({r.step for r in monitor.records()}) == 3
+
+
+def tensors_alive() -> int:
+    gc.collect()
+    return sum(
+        o.numel() * o.element_size() for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter)
+    )
+
+
+def test_memory_is_constant_over_a_thousand_steps() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(16, 4)
+    kept = []  # the mean of each output, by brute force
+    with ActivationMonitor(model) as monitor:
+        for step in range(1000):
+            kept.append(model(x + step)[:, 0].mean().item())
+            if step == 300:
+                before = tensors_alive()
+        after = tensors_alive()
+    assert after <= before
+    assert len(monitor._kept) <= SLOTS
+    steps = sorted({r.step for r in monitor.records()})
+    assert steps[:3] == [0, 8, 16] and steps[-1] == 999 and len(steps) <= SLOTS
+    for r in monitor.records():
+        if r.name == "2":
+            out = model(x + r.step)
+            assert r.mean == pytest.approx(out.mean().item(), rel=1e-5)
+    last = next(r for r in monitor.summary() if r.name == "2")
+    assert last.count == 1000 * 32
+
+
+def test_summary_merges_all_steps_and_calls() -> None:
+    torch.manual_seed(0)
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    xs = [torch.randn(n, 8) for n in (3, 50, 7)]
+    with ActivationMonitor(model, include=nn.Linear) as monitor:
+        for x in xs:
+            model(x)
+    parts = [torch.cat([shared(x), shared(shared(x).relu())]).detach() for x in xs]
+    for record, part in zip(monitor.records(), parts, strict=True):
+        assert record.mean == pytest.approx(part.mean().item(), rel=1e-5)
+        assert record.std == pytest.approx(part.std(correction=0).item(), rel=1e-5)
+    (record,) = monitor.summary()
+    whole = torch.cat(parts)
+    assert record.std == pytest.approx(whole.std(correction=0).item(), rel=1e-5)
+    assert record.count == whole.numel() and record.step == 2
+
+
+def test_watching_changes_nothing(device: str) -> None:
+    model, x = net(device)
+    torch.manual_seed(1)
+    plain = model(x)["logits"]
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    with ActivationMonitor(model, backward=True):
+        watched = model(x)["logits"]
+        watched.sum().backward()
+    assert torch.equal(plain, watched)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_inference_mode_then_training() -> None:
+    model, x = net()
+    with ActivationMonitor(model, backward=True) as monitor:
+        with torch.inference_mode():
+            model(x)
+        model(x)["logits"].sum().backward()
+    assert {(r.step, r.direction) for r in monitor.records()} == {
+        (0, "forward"), (1, "forward"), (1, "backward"),
+    }  # fmt: skip
+
+
+def test_in_place_activations_and_autocast() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 8))
+    x = torch.randn(9, 8)
+    linear = model[0](x).detach()
+    with ActivationMonitor(model, backward=True) as monitor:
+        model(x).sum().backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(x)
+    first = monitor.records()[0]
+    assert first.mean == pytest.approx(linear.mean().item(), rel=1e-5)
+    assert len(monitor.records()) == 3 * 3
+
+
+def test_include() -> None:
+    model, x = net()
+    wanted = {
+        "blocks.*": ["blocks.0", "blocks.1"],
+        "**.act": ["blocks.0.act", "blocks.1.act"],
+        r"re:.*\d\.up": ["blocks.0.up", "blocks.1.up"],
+        nn.Conv1d: ["conv"],
+        (lambda name, part: name == "head"): ["head"],
+    }
+    for pattern, names in wanted.items():
+        with ActivationMonitor(model, include=pattern) as monitor:  # type: ignore[arg-type]
+            model(x)
+        assert [r.name for r in monitor.records()] == names
+    with ActivationMonitor(model, include=["conv", nn.Dropout]) as monitor:
+        model(x)
+    assert [r.name for r in monitor.records()] == ["conv", "drop"]
+
+
+def test_a_single_layer() -> None:
+    model = nn.Linear(4, 4)
+    with ActivationMonitor(model) as monitor:
+        model(torch.randn(5, 4))
+    assert [r.name for r in monitor.records()] == ["Linear"]
+
+
+def test_the_table() -> None:
+    model, x = net()
+    with ActivationMonitor(model) as monitor:
+        model(x)
+    text = str(monitor.summary())
+    assert "blocks.1.act" in text and max(map(len, text.splitlines())) <= 80
+    assert '"history"' in monitor.summary().to_json()
+
+
+# What deserves a warning, and what does not.
+
+
+def chain(act: nn.Module, depth: int = 20, std: float = 0.0, width: int = 64) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        linear = nn.Linear(width, width)
+        nn.init.normal_(linear.weight, std=std / width**0.5)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, act]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (chain(nn.ReLU(), std=1.0), "variance changes by a factor of .*fastinit.gain"),
+        (chain(nn.ReLU(), std=2.5), "variance changes"),
+        (chain(nn.Tanh(), std=9.0), "activations are saturated"),
+    ],
+)
+def test_trouble_is_told(model: nn.Module, text: str) -> None:
+    with pytest.warns(InitializationWarning, match=text), ActivationMonitor(model):
+        model(torch.randn(1024, 64))
+
+
+def test_vanishing_gradients_are_told() -> None:
+    model = chain(nn.Sigmoid(), std=1.0)
+    with (
+        pytest.warns(InitializationWarning, match="variance of gradients"),
+        ActivationMonitor(model, backward=True),
+    ):
+        model(torch.randn(256, 64)).sum().backward()
+
+
+def test_dead_units_are_told() -> None:
+    model = chain(nn.ReLU(), depth=1, std=1.4)
+    nn.init.constant_(model[0].bias, -30.0)  # type: ignore[arg-type]
+    with pytest.warns(InitializationWarning, match="100% of the units"), ActivationMonitor(model):
+        model(torch.randn(1024, 64))
+
+
+def test_nan_is_reported() -> None:
+    model = chain(nn.ReLU(), depth=3, std=1.4)
+    x = torch.randn(32, 64)
+    x[3, 5] = math.nan
+    with (
+        pytest.warns(InitializationWarning, match="nan or infinite"),
+        ActivationMonitor(model, backward=True) as monitor,
+    ):
+        model(x).sum().backward()
+    assert monitor.records()[0].nonfinite == 64  # the whole row of that sample
+    assert math.isfinite(monitor.records()[0].std)
+    with pytest.warns(InitializationWarning), ActivationMonitor(model) as monitor:
+        model(torch.full_like(x, math.nan))
+    assert math.isnan(monitor.records()[0].mean)
+    assert "null" in monitor.summary().to_json()
+
+
+@pytest.mark.parametrize(
+    "model", [chain(nn.ReLU(), std=2**0.5, width=256), chain(nn.Tanh(), std=5 / 3), net()[0]]
+)
+def test_sound_networks_are_not_warned_of(model: nn.Module) -> None:
+    x = net()[1] if isinstance(model, Net) else torch.randn(1024, model[0].in_features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ActivationMonitor(model):
+            model(x)
+
+
+# Bad input.
+
+
+def test_compiled_modules_are_refused() -> None:
+    model, x = net()
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(RuntimeError, match="_orig_mod"):
+        ActivationMonitor(compiled)
+    with pytest.raises(RuntimeError, match="before torch.compile"):
+        ActivationMonitor(nn.Sequential(compiled))
+    monitor = ActivationMonitor(model)
+    model.compile(backend="eager")
+    with pytest.raises(RuntimeError, match="compiled"), monitor:
+        model(x)
+
+
+def test_a_compiled_copy_that_runs_instead_is_told() -> None:
+    torch.compiler.reset()
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    x = torch.randn(3, 4)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    with (
+        pytest.warns(InitializationWarning, match="no call of module was seen"),
+        ActivationMonitor(model),
+    ):
+        compiled(x)
+
+
+def test_a_step_that_raises_leaves_no_hook() -> None:
+    model, x = net()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with ActivationMonitor(model) as monitor:
+        handle = model.relu.register_forward_hook(fail)
+        with pytest.raises(ZeroDivisionError):
+            model(x)
+        assert not model.conv._forward_hooks
+        handle.remove()
+        model(x)
+    names = [[r.name for r in monitor.records() if r.step == step] for step in (0, 1)]
+    assert names[0] in (["conv"], ["conv", "relu"]) and len(names[1]) > 8
+
+
+def test_leaving_by_an_error_keeps_the_error() -> None:
+    model, x = net()
+    monitor = ActivationMonitor(model).__enter__()
+    model(x * math.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert monitor.__exit__(ZeroDivisionError, None, None) is None
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"every": 0}, ValueError, "every"),
+        ({"every": 1.5}, ValueError, "every"),
+        ({"include": "nothing.*"}, ValueError, "include .* conv"),
+        ({"include": 3}, TypeError, "include"),
+    ],
+)
+def test_arguments(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        ActivationMonitor(net()[0], **arguments)
+
+
+def test_modules_without_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="meta"):
+        ActivationMonitor(nn.Linear(2, 2, device="meta"))
+    with pytest.raises(TypeError):
+        ActivationMonitor(torch.nn.functional.relu)  # type: ignore[arg-type]
+    monitor = ActivationMonitor(net()[0])
+    with pytest.raises(RuntimeError, match="entered"), monitor, monitor:
+        pass
+    assert monitor.records() == () and len(monitor.summary()) == 0
+
+
+def test_the_operator_refuses_what_does_not_fit() -> None:
+    rows, peaks = torch.zeros(2, 7, dtype=torch.float64), torch.zeros(2, 4)
+    x = torch.ones(3, 4)
+    for arguments, word in [
+        ((rows.float(), peaks, x, 1), "rows"),
+        ((rows, peaks[:1], x, 1), "peaks"),
+        ((rows, peaks, x.int(), 1), "values"),
+        ((rows, peaks, torch.ones(3, 8)[:, ::2], 1), "values"),
+        ((rows, peaks, torch.ones(3, 5), 1), "inner"),
+        ((rows, peaks, x, 0), "inner"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            _C.measure_(*arguments, -INF, INF)
+    assert not rows.any() and not peaks.any()
