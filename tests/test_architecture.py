@@ -375,15 +375,13 @@ def test_examples_of_the_readme_run() -> None:
         exec(block, names)
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        *("README.md", "CONTRIBUTING.md", "docs/stream.md", "docs/sharding.md", "docs/gains.md"),
-        "docs/calibration.md",
-    ],
-)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("document", sorted(DOCUMENTS))
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    beside = (ROOT / document).parent
+    links = [beside / path for path in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text)]
     paths = re.findall(r"\b(?:csrc|tests|fastinit|benchmarks|docs|examples)/[\w./]*\.\w+\b", text)
-    assert [path for path in links + paths if not (ROOT / path).exists()] == []
+    assert [path for path in [*links, *(ROOT / path for path in paths)] if not path.exists()] == []
