@@ -5,7 +5,19 @@ matplotlib Figure. matplotlib is imported by `plot()` alone, and rich by a termi
 """
 
 from fastinit.diagnostics.limits import InitializationWarning
+from fastinit.diagnostics.signals.propagation import (
+    Propagation,
+    SignalRecord,
+    signal_propagation,
+)
 from fastinit.diagnostics.watching.monitor import ActivationMonitor
 from fastinit.diagnostics.watching.records import ActivationRecord
 
-__all__ = ["ActivationMonitor", "ActivationRecord", "InitializationWarning"]
+__all__ = [
+    "ActivationMonitor",
+    "ActivationRecord",
+    "InitializationWarning",
+    "Propagation",
+    "SignalRecord",
+    "signal_propagation",
+]

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from fastinit.diagnostics.calibration.layers import Layer, expanded, is_norm
 from fastinit.diagnostics.calibration.wanted import Wanted
+from fastinit.diagnostics.recognition import Made
 
 LEAST_ROWS = 256  # of a group or an expert, whose few outputs tell little otherwise
 
@@ -84,7 +84,7 @@ class Pass:
     def __init__(self, module: nn.Module, scalings: Sequence[Scaling]) -> None:
         self._module = module
         self._scalings = scalings
-        self._made: dict[int, tuple[Any, int, Scaling]] = {}  # by address of the storage
+        self._made: Made[Scaling] = Made()
         self._last: _Last | None = None
 
     @contextmanager
@@ -129,8 +129,7 @@ class Pass:
         factors = layer.along(expanded(one.scale, one.wanted.sizes))
         made = (product * factors + bias).to(output.dtype)
         if one.calls == 1 and not one.wanted.asked:
-            storage = made.untyped_storage()
-            self._made[storage.data_ptr()] = (_weak(storage), _version(made), one)
+            self._made.note(made, one)
             self._last = _Last(made, output)
         return made
 
@@ -139,13 +138,12 @@ class Pass:
         first = args[0] if args else next(iter(kwargs.values()), None)
         if not isinstance(first, Tensor):
             return None
-        storage = first.untyped_storage()
-        found = self._made.get(storage.data_ptr())
-        if found is None or found[0].expired() or found[1] != _version(first):
+        found = self._made.find(first)
+        if found is None:
             return None
-        found[2].followed = True
+        found.followed = True
         last = self._last
-        if last is None or last.made.untyped_storage().data_ptr() != storage.data_ptr():
+        if last is None or self._made.find(last.made) is not found:
             return None
         if last.made.stride() != last.before.stride() or last.before.dtype != first.dtype:
             return None
@@ -157,14 +155,6 @@ class Pass:
             return (before, *args[1:]), kwargs
         word = next(iter(kwargs))
         return args, {**kwargs, word: before}
-
-
-def _weak(storage: torch.UntypedStorage) -> Any:
-    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _measure(one: Scaling, layer: Layer, product: Tensor) -> None:
