@@ -2,8 +2,8 @@
 
 python examples/custom_recipe.py
 
-Lingua scales the output projections of attention by depth, and cuts them at three standard
-deviations of the unscaled law, which is up to 14 of their own. Here a cut is in units of std.
+Lingua scales what writes to the residual stream by depth, and cuts attention's output at three
+standard deviations of the law before that, where hardly a value is. Here a cut is in units of std.
 """
 
 import torch

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from _recipes import Block, Model, filled, laws
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, parametrize
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from fastinit.initializers import Constant, Normal, Uniform, Xavier, Zeros
 from fastinit.recipes import Recipe, Role, depth, fan_in, fan_out, gpt2, layer, sqrt, width
+from fastinit.recipes.names import written_type
 
 # --------------------------------------------------------------------- depth, layer, width, fans
 
@@ -219,3 +224,33 @@ def test_parametrized_weights_have_one_name() -> None:
 def test_padding_is_noted() -> None:
     plan = Recipe({"**": Normal(1.0)}).explain(nn.Embedding(4, 2, padding_idx=1))
     assert next(iter(plan)).note == "row 1 is padding: 0"
+
+
+def test_sharded_and_parametrized_modules_are_what_they_were() -> None:
+    """fully_shard and parametrizations change the class of a module, and so its name."""
+
+    def model() -> nn.Module:
+        kinds = {name: type(name, (nn.Module,), {}) for name in ("GptOssExperts", "GemmaRMSNorm")}
+        experts, norm, block = kinds["GptOssExperts"](), kinds["GemmaRMSNorm"](), nn.Module()
+        experts.down_proj = nn.Parameter(torch.ones(2, 8, 4))
+        norm.weight = nn.Parameter(torch.ones(4))
+        block.experts, block.norm = experts, norm
+        return nn.ModuleDict({"layers": nn.ModuleList([block])})
+
+    recipe = Recipe({Role("experts"): Normal(fan_in), Role("centred_norm"): Zeros()})
+    expected = laws(model(), recipe)
+    assert expected["layers.0.experts.down_proj"].std == 8
+    assert expected["layers.0.norm.weight"] == Zeros()
+    sharded, derived = model(), model()
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        for part in (sharded["layers"][0].experts, sharded["layers"][0].norm, sharded["layers"][0]):
+            fully_shard(part, mesh=mesh)
+        assert type(sharded["layers"][0].norm).__name__ == "FSDPGemmaRMSNorm"
+        assert laws(sharded, recipe) == expected
+    finally:
+        dist.destroy_process_group()
+    parametrize.register_parametrization(derived["layers"][0].experts, "down_proj", nn.Identity())
+    assert laws(derived, recipe) == expected
+    assert written_type(nn.Linear) is nn.Linear

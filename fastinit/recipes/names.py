@@ -23,6 +23,8 @@ _WRAPPED = frozenset(
         "_fpw_module",  # FairScale's FSDP
     }
 )
+# Classes that fully_shard, replicate and parametrizations make, and put in front of a module's own.
+_PUT_BEFORE = ("FSDP", "DDP", "Parametrized")
 _DIGIT = "#"  # what stands for an index in a template
 
 # A module, and the same of the module that holds it.
@@ -45,6 +47,15 @@ def unwrapped(module: nn.Module) -> nn.Module:
                 break
         else:
             return module
+
+
+def written_type(kind: type) -> type:
+    """The class as it was written, before sharding or a parametrization derived another of it."""
+    if kind.__name__.startswith(_PUT_BEFORE):
+        for base in kind.__bases__:
+            if any(kind.__name__ == word + base.__name__ for word in _PUT_BEFORE):
+                return written_type(base)
+    return kind
 
 
 def bare_name(root: nn.Module, name: str) -> str:
@@ -76,7 +87,7 @@ class BlockList:
         inner = [unwrapped(child) for child in children.values() if child is not None]
         inner = [child for child in inner if not isinstance(child, nn.Identity)]
         self.indices = [int(key) for key in children]
-        self.kinds = {type(child) for child in inner}
+        self.kinds = {written_type(type(child)) for child in inner}
         self.leaves = not any(child._modules for child in inner)
         self.config = nearest(link, "config")
 

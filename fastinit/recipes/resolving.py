@@ -19,7 +19,7 @@ from fastinit.initializers.base import Part
 from fastinit.initializers.layout import LaidOut
 from fastinit.recipes.dimensions import Dimensions
 from fastinit.recipes.matching import Match
-from fastinit.recipes.names import Found
+from fastinit.recipes.names import Found, written_type
 from fastinit.recipes.patterns import Role
 from fastinit.recipes.record import Settled
 from fastinit.recipes.roles import GROUPS, TRANSPOSED_TYPES, TRANSPOSED_WEIGHTS
@@ -125,7 +125,7 @@ def _laid_out(rule: Rule, role: str | None, found: Found) -> Initializer:
     if not isinstance(initializer, LaidOut):
         return initializer
     changed: dict[str, Any] = {}
-    kind = type(found.site.link[0]).__name__
+    kind = written_type(type(found.site.link[0])).__name__
     exchanged = kind in TRANSPOSED_TYPES or (kind, found.local) in TRANSPOSED_WEIGHTS
     if initializer.transposed is None and exchanged:
         changed["transposed"] = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from fastinit.recipes.names import Found
+from fastinit.recipes.names import Found, written_type
 from fastinit.recipes.patterns import Matcher, glob, matcher
 
 ROLES = (
@@ -180,7 +180,8 @@ class RoleTable:
             own = self._own(found)
             if own is not None:
                 return own
-        at = (found.site.template, found.local, type(found.site.link[0]))
+        kind = written_type(type(found.site.link[0]))
+        at = (found.site.template, found.local, kind)
         if at not in self._found:
             own = self._own(found) if self.alike else None
             self._found[at] = own or known_role(*at)
