@@ -4,6 +4,8 @@ Results are plain data: an iterable of frozen records, `str()` a table, `to_json
 matplotlib Figure. matplotlib is imported by `plot()` alone, and rich by a terminal alone.
 """
 
+from fastinit.diagnostics.comparison import Comparison, compare
+from fastinit.diagnostics.gradients import GradientRecord, GradientReport, gradient_report
 from fastinit.diagnostics.limits import InitializationWarning
 from fastinit.diagnostics.signals.propagation import (
     Propagation,
@@ -12,12 +14,21 @@ from fastinit.diagnostics.signals.propagation import (
 )
 from fastinit.diagnostics.watching.monitor import ActivationMonitor
 from fastinit.diagnostics.watching.records import ActivationRecord
+from fastinit.diagnostics.weights import WeightRecord, WeightReport, weight_report
 
 __all__ = [
     "ActivationMonitor",
     "ActivationRecord",
+    "Comparison",
+    "GradientRecord",
+    "GradientReport",
     "InitializationWarning",
     "Propagation",
     "SignalRecord",
+    "WeightRecord",
+    "WeightReport",
+    "compare",
+    "gradient_report",
     "signal_propagation",
+    "weight_report",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -105,3 +106,181 @@ def _first_of_each_depth(records: Sequence[Any]) -> list[Any]:
 def _positive(value: float | None) -> float:
     """What a logarithmic axis can show; nothing where it cannot."""
     return value if value is not None and value > 0 and math.isfinite(value) else math.nan
+
+
+def activations(summary: Any) -> Any:
+    """Spread, dead units and saturation of each module, and how the spread changes with steps.
+
+    Args:
+        summary: an `ActivationSummary`; modules are in its order.
+
+    Returns: a matplotlib Figure of two panels, or of three with gradients.
+    """
+    return styled(lambda: _activations(summary))
+
+
+def _activations(summary: Any) -> Any:
+    from matplotlib.figure import Figure
+
+    directions = [d for d in ("forward", "backward") if any(r.direction == d for r in summary)]
+    figure = Figure(figsize=(4.6 * (1 + len(directions)), 4.2), layout="constrained")
+    panels = list(figure.subplots(1, 1 + len(directions), squeeze=False)[0])
+    for axes, direction in zip(panels, directions, strict=False):
+        what = "outputs" if direction == "forward" else "gradients there"
+        _spreads(figure, axes, [r for r in summary.history if r.direction == direction])
+        axes.set_title(f"{direction}: {what}", loc="left", fontsize=11)
+    forward = [r for r in summary if r.direction == "forward"]
+    places = range(len(forward))
+    for at, word in enumerate(("dead", "saturated")):
+        label = "dead units" if word == "dead" else "saturated values"
+        shares = [100 * getattr(r, word) for r in forward]
+        look = {"color": COLOURS[at], "marker": MARKERS[at], "markersize": 5}
+        panels[-1].plot(places, shares, label=label, markevery=_every(forward), **look)
+    panels[-1].set_ylim(-3, 103)
+    panels[-1].set_ylabel("share (%)")
+    panels[-1].set_title("over all steps", loc="left", fontsize=11)
+    panels[-1].legend(loc="upper left")
+    _name_modules(panels[-1], [r.name for r in forward])
+    return figure
+
+
+def _spreads(figure: Any, axes: Any, history: Sequence[Any]) -> None:
+    """A line for each step, from dark to light."""
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    steps = sorted({r.step for r in history})
+    names = list(dict.fromkeys(r.name for r in history))
+    colours = matplotlib.colormaps["viridis"]
+    scale = Normalize(steps[0], max(steps[-1], steps[0] + 1)) if steps else Normalize(0, 1)
+    for step in steps[:: max(1, len(steps) // 16)]:
+        spread = {r.name: r.std for r in history if r.step == step}
+        line = [_positive(spread.get(name)) for name in names]
+        axes.plot(range(len(names)), line, color=colours(0.9 * scale(step)), linewidth=1.2)
+    axes.set_yscale("log")
+    axes.set_ylabel("standard deviation")
+    _name_modules(axes, names)
+    if len(steps) > 1:
+        shown = matplotlib.colors.ListedColormap([colours(0.9 * i / 255) for i in range(256)])
+        figure.colorbar(ScalarMappable(scale, shown), ax=axes, label="step", shrink=0.8)
+
+
+def _every(items: Sequence[Any]) -> int:
+    return max(1, len(items) // 12)
+
+
+def _name_modules(axes: Any, names: Sequence[str]) -> None:
+    every = _every(names)
+    axes.set_xticks(range(0, len(names), every))
+    shown = [name if len(name) <= 18 else f"..{name[-16:]}" for name in names[::every]]
+    axes.set_xticklabels(shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+
+
+def histograms(records: Sequence[Any], label: str) -> Any:
+    """The histogram of each matrix, or of up to 12 of them, with the law's density.
+
+    Args:
+        records: with name, std and histogram.
+        label: of the horizontal axes.
+
+    Returns: a matplotlib Figure.
+    """
+    return styled(lambda: _histograms(records, label))
+
+
+def _histograms(records: Sequence[Any], label: str) -> Any:
+    from matplotlib.figure import Figure
+
+    spread = [r for r in records if r.std > 0]
+    drawn = [r for r in spread if len(getattr(r, "shape", (0, 0))) > 1] or spread
+    drawn = drawn[:: -(-len(drawn) // 12)] if drawn else []
+    columns = min(3, max(1, len(drawn)))
+    lines = max(1, -(-len(drawn) // columns))
+    figure = Figure(figsize=(3.4 * columns, 2.6 * lines + 0.4), layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[len(drawn) :]:
+        axes.remove()
+    for axes, record in zip(panels, drawn, strict=False):
+        edges, density, expected = record.histogram
+        axes.stairs(density, edges, fill=True, color=COLOURS[5], label="values")
+        if expected:
+            middles = [(a + b) / 2 for a, b in pairwise(edges)]
+            axes.plot(middles, expected, color=COLOURS[1], label="law")
+        axes.set_title(record.name[-34:], loc="left", fontsize=10)
+        axes.set_yticks([])
+        axes.locator_params(axis="x", nbins=4)
+    if drawn:
+        panels[0].legend(fontsize=9)
+        figure.supxlabel(label, fontsize=11)
+        figure.supylabel("density", fontsize=11)
+    return figure
+
+
+def gradients(records: Sequence[Any]) -> Any:
+    """Standard deviations of gradients and update ratios, parameter by parameter.
+
+    Args:
+        records: with name, std and update_ratio, in the order of the network.
+
+    Returns: a matplotlib Figure of two panels.
+    """
+    return styled(lambda: _gradients(records))
+
+
+def _gradients(records: Sequence[Any]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    places = range(len(records))
+    for at, (axes, word, label) in enumerate(
+        (
+            (left, "std", "standard deviation of the gradient"),
+            (right, "update_ratio", "norm of update / norm of weight"),
+        )
+    ):
+        values = [_positive(getattr(r, word)) for r in records]
+        axes.plot(places, values, color=COLOURS[at], marker=MARKERS[at], markersize=5)
+        axes.set_yscale("log")
+        axes.set_ylabel(label)
+        _name_modules(axes, [r.name for r in records])
+    return figure
+
+
+def comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
+    """Losses and gradient norms over epochs: the median over seeds, and a band of all of them.
+
+    Args:
+        losses, norms: by scheme, tensors of shape (seeds, epochs).
+
+    Returns: a matplotlib Figure of two panels.
+    """
+    return styled(lambda: _comparison(losses, norms))
+
+
+def _comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for axes, curves, label in (
+        (left, losses, "training loss"),
+        (right, norms, "norm of the gradient"),
+    ):
+        for at, (name, runs) in enumerate(curves.items()):
+            epochs = range(1, runs.shape[1] + 1)
+            look = {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
+            middle = [_positive(v) for v in runs.nanmedian(0).values.tolist()]
+            axes.plot(epochs, middle, label=name, markersize=5, markevery=_every(epochs), **look)
+            low, high = (
+                [_positive(v) for v in edge.tolist()] for edge in (runs.amin(0), runs.amax(0))
+            )
+            axes.fill_between(epochs, low, high, color=look["color"], alpha=0.2, linewidth=0)
+        axes.set_yscale("log")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    return figure

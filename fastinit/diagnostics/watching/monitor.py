@@ -260,6 +260,10 @@ class ActivationMonitor:
         step = self._kept[-1] if self._kept else 0
         return ActivationSummary(tuple(self._records(step, self._table[:, 1].tolist())), history)
 
+    def plot(self) -> Any:
+        """A matplotlib Figure of what was seen: spread by module and step, dead and saturated."""
+        return self.summary().plot()
+
     def _close_if_idle(self) -> None:
         if not self._hooks:
             self._close()

@@ -6,6 +6,7 @@ Must not know how the numbers come about.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fastinit.diagnostics.tables import Cell, Result
 
@@ -55,3 +56,9 @@ class ActivationSummary(Result[ActivationRecord]):
              r.saturated, r.nonfinite]
             for r in self.records
         ]  # fmt: skip
+
+    def plot(self) -> Any:
+        """A matplotlib Figure: spread by module and step, dead units, saturation."""
+        from fastinit.diagnostics import plots
+
+        return plots.activations(self)
