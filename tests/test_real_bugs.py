@@ -114,6 +114,41 @@ def test_the_bounds_of_a_real_model() -> None:
     assert "never act" in told and "pos_embed" in told and "100 std out" in told
 
 
+class Decay(nn.Module):
+    """The logarithm of a decay for each head, drawn from `low` to 16."""
+
+    def __init__(self, low: float) -> None:
+        super().__init__()
+        self.low = low
+        self.A_log = nn.Parameter(torch.empty(8))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        rate = torch.empty(8).uniform_(self.low, 16)
+        with torch.no_grad():
+            self.A_log.copy_(torch.log(rate))
+
+
+class Made(nn.Module):
+    """The same, in a constructor alone."""
+
+    def __init__(self, low: float) -> None:
+        super().__init__()
+        self.low = low
+        rate = torch.empty(8).uniform_(self.low, 16)
+        self.A_log = nn.Parameter(torch.log(rate))
+
+
+@pytest.mark.parametrize("kind", [Decay, Made])
+def test_a_logarithm_of_zero(kind: type[nn.Module]) -> None:
+    """Too rare to show in the values: once in 2^24 of them, as in OLMo-core."""
+    (told,) = fastinit.init_(nn.ModuleDict({"mixer": kind(0)}), seed=0).warnings
+    assert told.startswith("mixer takes the logarithm of values drawn from 0 to 16: that of 0")
+    sound = nn.ModuleDict({"mixer": kind(1)})
+    assert fastinit.init_(sound, seed=0).warnings == ()
+    assert sound["mixer"].A_log.isfinite().all() and sound["mixer"].A_log.max() > 1
+
+
 def test_a_norm_that_nothing_initializes() -> None:
     """It would keep what memory held, as llm-foundry's did after meta."""
 

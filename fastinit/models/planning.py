@@ -89,7 +89,8 @@ def _shortcomings(by_code: NativePlan, own: set[str], strict: bool) -> list[str]
             f"native: {'. '.join(problems)}. Pass a recipe for these, or strict=False to leave "
             "them as they are"
         )
-    return [f"{what} ran again with defaults" for what in sorted(set(told.assumed))] + problems
+    assumed = [f"{what} ran again with defaults" for what in sorted(set(told.assumed))]
+    return assumed + told.remarks + problems
 
 
 def _require_buffers(unknown: Sequence[str]) -> None:

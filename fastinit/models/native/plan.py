@@ -19,6 +19,7 @@ from fastinit.models.names import (
     tensor_at,
 )
 from fastinit.models.native.buffers import compute_buffers
+from fastinit.models.native.logarithms import Logarithms
 from fastinit.models.native.recording import Recorder, StandIn, poisoned, stand_ins
 from fastinit.models.native.run import Told, run_native
 from fastinit.models.report import Plan
@@ -50,7 +51,9 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
     meta = [name for name, place in held.items() if tensor_at(place).is_meta]
     with stand_ins(recorder, {**places, **held}):
         if parameters:
-            told = run_native(module, recorder.enter)
+            with Logarithms(recorder) as seen:
+                told = run_native(module, recorder.enter)
+            told.remarks = seen.remarks
         if meta:
             _compute(module, recorder, {name: held[name] for name in meta})
     plan = NativePlan([], [], [], [], told)

@@ -27,6 +27,7 @@ class Told:
 
     assumed: list[str] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)  # by the module's name
+    remarks: list[str] = field(default_factory=list)
 
 
 def run_native(module: nn.Module, enter: Callable[[str, nn.Module], None]) -> Told:
