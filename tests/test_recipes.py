@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -128,6 +130,26 @@ def test_a_recipe_is_a_value() -> None:
     assert hash(recipe) == hash(Recipe({"**.weight": Normal(0.02), nn.Linear: Zeros()}))
     assert recipe != Recipe({nn.Linear: Zeros(), "**.weight": Normal(0.02)})
     assert "nn.Linear: Zeros()" in repr(recipe)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gpt2(),
+        lambda: gpt2(depth={"encoder.**": 12, nn.Linear: 6}, roles={"re:a.*": "head"}),
+        lambda: Recipe({(nn.Linear, "b*"): Zeros(), Role("head", under="a.*"): Ones()}, base="vit"),
+        lambda: PRESETS["torch"](),
+        lambda: PRESETS["siren"](),
+    ],
+)
+def test_recipes_of_the_same_words_are_equal_and_travel(make: Any) -> None:
+    """To other processes, as configurations do."""
+    recipe = make()
+    for other in (make(), copy.deepcopy(recipe), pickle.loads(pickle.dumps(recipe))):
+        assert other == recipe and hash(other) == hash(recipe) and repr(other) == repr(recipe)
+    there = pickle.loads(pickle.dumps(Recipe({"**.weight": Ones(), nn.Linear: Zeros()}, gpt2())))
+    assert laws(Model(), there)["lm_head.weight"] == Ones()
+    assert make() != gpt2(depth={"encoder.**": 12, nn.Linear: 7})
 
 
 # ------------------------------------------------------------------------------------------ names

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any, TypeAlias
@@ -38,18 +38,23 @@ _WORD = re.compile(r"[^\W\d]")
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """A pattern, ready to use.
+    """A pattern, ready to use; equal to another of the same pattern, and pickled as that.
 
     Args:
         text: the pattern as a table shows it.
         matches: whether it fits a parameter, given what tells roles.
         alike: whether parameters of one template, module class and local name, with the same role,
             all get the same answer.
+        source: what `matcher` made it of.
     """
 
     text: str
-    matches: Callable[[Found, RoleOf], bool]
+    matches: Callable[[Found, RoleOf], bool] = field(compare=False)
     alike: bool
+    source: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return matcher, self.source
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -105,6 +110,10 @@ def matcher(pattern: Any, roles: Callable[[str], frozenset[str]]) -> Matcher:
         TypeError: none of these.
         ValueError: a regular expression that does not compile, an unknown role.
     """
+    return replace(_compiled(pattern, roles), source=(pattern, roles))
+
+
+def _compiled(pattern: Any, roles: Callable[[str], frozenset[str]]) -> Matcher:
     match pattern:
         case str():
             return _regex(pattern) if pattern.startswith("re:") else _glob_matcher(pattern)
