@@ -261,6 +261,7 @@ def comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
 
 def _comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(9.0, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
@@ -278,6 +279,8 @@ def _comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
             )
             axes.fill_between(epochs, low, high, color=look["color"], alpha=0.2, linewidth=0)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)

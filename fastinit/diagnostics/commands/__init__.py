@@ -1,0 +1,1 @@
+"""What `python -m fastinit` runs: each command a function that returns a result."""
