@@ -4,6 +4,8 @@ Results are plain data: an iterable of frozen records, `str()` a table, `to_json
 matplotlib Figure. matplotlib is imported by `plot()` alone, and rich by a terminal alone.
 """
 
+from fastinit.diagnostics.checks.finding import Finding, Findings
+from fastinit.diagnostics.checks.run import check
 from fastinit.diagnostics.comparison import Comparison, compare
 from fastinit.diagnostics.gradients import GradientRecord, GradientReport, gradient_report
 from fastinit.diagnostics.limits import InitializationWarning
@@ -20,6 +22,8 @@ __all__ = [
     "ActivationMonitor",
     "ActivationRecord",
     "Comparison",
+    "Finding",
+    "Findings",
     "GradientRecord",
     "GradientReport",
     "InitializationWarning",
@@ -27,6 +31,7 @@ __all__ = [
     "SignalRecord",
     "WeightRecord",
     "WeightReport",
+    "check",
     "compare",
     "gradient_report",
     "signal_propagation",
