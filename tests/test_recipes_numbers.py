@@ -101,6 +101,9 @@ def test_a_stage_of_a_pipeline_does_not_tell_its_depth() -> None:
 
     model.config = Config()
     assert laws(model, Recipe(rules))["layers.2.norm1.bias"] == Constant(4)
+    model.layers = nn.ModuleDict({str(i): Block(4) for i in (0, 1)})  # the first stage
+    assert laws(model, Recipe(rules))["layers.1.norm1.bias"] == Constant(4)
+    assert laws(model, Recipe(rules, depth=6))["layers.1.norm1.bias"] == Constant(6)
 
 
 def test_a_configuration_that_disagrees() -> None:

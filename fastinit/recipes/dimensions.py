@@ -176,9 +176,10 @@ class Dimensions:
     def _length(self, own: BlockList) -> float:
         count = len(own.indices)
         configured = [n for n in (getattr(own.config, w, None) for w in _DEPTHS) if _is_count(n)]
-        if own.indices != list(range(count)):
-            if configured:  # a stage of a pipeline
-                return float(configured[0])
+        is_first = own.indices == list(range(count))
+        if configured and (not is_first or (own.keyed and count < configured[0])):
+            return float(configured[0])  # the blocks are those of a stage of a pipeline
+        if not is_first:
             raise ValueError(
                 f"{own.name} holds the blocks {own.indices[0]} to {own.indices[-1]} of a deeper "
                 "model; give its depth=, as Recipe and the presets take it"

@@ -77,7 +77,7 @@ def bare_name(root: nn.Module, name: str) -> str:
 class BlockList:
     """A container of numbered modules, by which depth and layer are told."""
 
-    __slots__ = ("config", "indices", "kinds", "leaves", "name", "outer", "step")
+    __slots__ = ("config", "indices", "keyed", "kinds", "leaves", "name", "outer", "step")
 
     def __init__(self, name: str, step: str, link: Link, outer: tuple[Block, ...]) -> None:
         self.name = name
@@ -87,6 +87,7 @@ class BlockList:
         inner = [unwrapped(child) for child in children.values() if child is not None]
         inner = [child for child in inner if not isinstance(child, nn.Identity)]
         self.indices = [int(key) for key in children]
+        self.keyed = isinstance(link[0], nn.ModuleDict)  # so that some can be taken out
         self.kinds = {written_type(type(child)) for child in inner}
         self.leaves = not any(child._modules for child in inner)
         self.config = nearest(link, "config")
