@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from _recipes import Model
+from torch import nn
 
 from fastinit.initializers import Normal, TruncNormal, Zeros
 from fastinit.recipes import Recipe, depth, fan_in, layer, sqrt
@@ -52,3 +54,16 @@ def test_depth_on_what_does_not_write() -> None:
     }
     (told,) = Recipe(rules).explain(Model()).warnings
     assert told.startswith("layers.2.mlp.up_proj.weight has the std of layers.2.attn.o_proj.weight")
+
+
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_a_std_by_fan_is_none_by_depth(blocks: int) -> None:
+    """An MLP four times as wide halves the std of what it writes, as a depth of 2 or 4 would."""
+    model = Model(blocks)
+    for block in model.layers:
+        block.mlp["down_proj"] = nn.Linear(32, 8)
+    rules = {"**.norm1.*": Zeros(), "**.weight": Normal(1 / sqrt(fan_in)), "**.bias": Zeros()}
+    assert Recipe(rules).explain(model).warnings == ()
+    one = {"**.down_proj.weight": Normal(0.02 / sqrt(2 * depth)), "**.weight": Normal(0.02)}
+    (told,) = Recipe({**one, "**.bias": Zeros()}).explain(Model(3)).warnings
+    assert "down_proj.weight has a std scaled by depth" in told

@@ -167,6 +167,7 @@ def _scaled_once(reading: Record, outward: Sequence[Record]) -> list[str]:
         for record in outward
         for scale in scales
         if math.isclose(_std(record) * scale, _std(reading), rel_tol=_SAME)
+        and not _by_fan(record, reading)
     ]
     return [
         f"{one.name} has a std scaled by depth, {_std(one):.3g}, and {other.name} has not, "
@@ -174,6 +175,13 @@ def _scaled_once(reading: Record, outward: Sequence[Record]) -> list[str]:
         for one in scaled[:1]
         for other in plain[:1]
     ]
+
+
+def _by_fan(one: Record, other: Record) -> bool:
+    """Whether their std differ as one over the square root of a fan."""
+    ratio = (_std(one) / _std(other)) ** 2
+    pairs = [(one.shape[axis], other.shape[axis]) for axis in (0, -1)]
+    return any(math.isclose(ratio * mine, others, rel_tol=_SAME) for mine, others in pairs)
 
 
 def _shards(records: Sequence[Record]) -> list[str]:
