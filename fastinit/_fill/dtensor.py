@@ -142,6 +142,10 @@ class _ShardedOps:
 _sharded = _ShardedOps()
 
 
+# What gives the operators for plain tensors, while fills may have to wait.
+entrance: Callable[[], Any] | None = None
+
+
 def ops(tensor: Tensor) -> Any:
     """The operators that fill `tensor`.
 
@@ -150,7 +154,9 @@ def ops(tensor: Tensor) -> Any:
     """
     if type(tensor) not in PLAIN_TYPES and is_dtensor(tensor):
         return _sharded
-    return torch.ops.fastinit if _is_dynamo_compiling() else native
+    if _is_dynamo_compiling():
+        return torch.ops.fastinit
+    return native if entrance is None else entrance()
 
 
 @untraced

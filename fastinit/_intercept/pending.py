@@ -92,43 +92,62 @@ class Pending:
         # By address, which cannot be used anew as long as a weak reference is held.
         self._storages: dict[int, _Storage] = {}
         self._sweep_at = _sweep_after
+        self.depth = 0  # of the stack of dispatch modes where this one's mode is on top
         self.busy = False  # running records, whose operators are to be let through
 
     def __bool__(self) -> bool:
         return bool(self._storages)
 
     def accepts(self, tensor: Tensor) -> bool:
-        """Whether an initialization of `tensor` may wait: it is allowed at all, and nobody sees the
-        memory but torch.
+        """Whether an initialization of `tensor` may wait."""
+        return self.admits(tensor) is not None
+
+    def admits(self, tensor: Tensor) -> torch.UntypedStorage | None:
+        """The storage of `tensor`, if an initialization of it may wait: it is allowed at all, and
+        nobody sees the memory but torch.
         """
+        kind = tensor.device.type
         if (
-            tensor.numel() == 0
-            or tensor.device.type not in ("cpu", "cuda")
+            (kind != "cpu" and kind != "cuda")
             or tensor.layout is not torch.strided
+            or tensor.numel() == 0
             or tensor.is_nested
             or tensor.is_conj()
             or tensor.is_neg()
             or (tensor.is_inference() and not torch.is_inference_mode_enabled())  # autograd refuses
-            or any(s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+            or not (tensor.is_contiguous() or _without_repeats(tensor))
         ):
-            return False
-        if tensor.device.type == "cuda" and not _on_default_stream(tensor.device):
-            return False
+            return None
+        if kind == "cuda" and not _on_default_stream(tensor.device):
+            return None
         storage = _storage_of(tensor)
         held = self._storages.get(storage._cdata)
         if held is not None and held.exposed:
-            return False
+            return None
         # torch forbids to resize what it handed to NumPy, got from it, or does not own.
-        return storage.resizable() and not (tensor.device.type == "cpu" and storage.is_shared())
+        seen = not storage.resizable() or (kind == "cpu" and storage.is_shared())
+        return None if seen else storage
 
-    def add_fill(self, tensor: Tensor, law: Law, words: Words) -> None:
-        self._add(tensor, (law, words), None)
+    def add_fill(
+        self,
+        tensor: Tensor,
+        law: Law,
+        words: Words,
+        storage: torch.UntypedStorage | None = None,
+    ) -> None:
+        self._add(tensor, (law, words), None, storage)
 
     def add_run(self, tensor: Tensor, run: Run) -> None:
         self._add(tensor, None, run)
 
-    def _add(self, tensor: Tensor, fill: tuple[Law, Words] | None, run: Run | None) -> None:
-        storage = _storage_of(tensor)
+    def _add(
+        self,
+        tensor: Tensor,
+        fill: tuple[Law, Words] | None,
+        run: Run | None,
+        storage: torch.UntypedStorage | None = None,
+    ) -> None:
+        storage = storage or _storage_of(tensor)
         held = self._storages.get(storage._cdata)
         if held is None:
             if len(self._storages) >= self._sweep_at:
@@ -275,11 +294,19 @@ def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:
 def _record(tensor: Tensor, fill: tuple[Law, Words] | None, run: Run | None) -> Record:
     place = _place(tensor)
     item = tensor.element_size()
+    if tensor.is_contiguous():
+        begin = place.offset * item
+        return Record(place, begin, begin + tensor.numel() * item, True, fill, run)
     last = sum((n - 1) * s for n, s in zip(place.size, place.stride, strict=True))
     begin, end = place.offset * item, (place.offset + last + 1) * item
     # Distinct elements that are as many as their span has room for leave no gap.
     solid = tensor.numel() * item == end - begin and _distinct(place)
     return Record(place, begin, end, solid, fill, run)
+
+
+def _without_repeats(tensor: Tensor) -> bool:
+    """Whether no dimension shows the same elements again and again."""
+    return all(s != 0 or n == 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _place(tensor: Tensor) -> Place:
@@ -335,7 +362,7 @@ def _runs(wave: list[tuple[Record, torch.UntypedStorage]]) -> list[Callable[[], 
 def bump_version(tensor: Tensor) -> None:
     """Tell autograd of a write that happens later."""
     if not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
+        torch._C._increment_version((tensor,))
 
 
 _current = threading.local()
