@@ -29,19 +29,24 @@ html_static_path = ["_static"]
 html_css_files = ["manual.css"]
 html_copy_source = html_show_sourcelink = False
 
+# What a module owns and must not know is for those who change it.
+INTERNAL = re.compile(r"^Owns .*?\n\n", re.MULTILINE | re.DOTALL)
+LABEL = re.compile(r"^(Formula|Source|Returns|Raises|Reproducibility): ", re.MULTILINE)
 CODE = re.compile(r"``.+?``|`[^`]+`|^ *>>>.*(?:\n *\S.*)*", re.MULTILINE | re.DOTALL)
 
 
 def _markdown_to_rst(*event: Any) -> None:
     """Docstrings are plain text with `code`; outside of code, no character of theirs is markup."""
     lines = event[-1]
-    text, escaped, end = "\n".join(lines), "", 0
+    text = INTERNAL.sub("", "\n".join(lines))
+    escaped, end = "", 0
     for code in CODE.finditer(text):
         escaped += re.sub(r"([*|\\]|_\b)", r"\\\1", text[end : code.start()])
         span = code[0]
         escaped += f"`{span}`" if span.startswith("`") and not span.startswith("``") else span
         end = code.end()
-    lines[:] = (escaped + re.sub(r"([*|\\]|_\b)", r"\\\1", text[end:])).split("\n")
+    escaped += re.sub(r"([*|\\]|_\b)", r"\\\1", text[end:])
+    lines[:] = LABEL.sub(r"**\1.** ", escaped).split("\n")
 
 
 def _is_no_empty_place(record: logging.LogRecord) -> bool:
