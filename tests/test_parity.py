@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import init as stock
+from torch.torch_version import TorchVersion
 
 import fastinit
 
@@ -110,7 +111,7 @@ GOOD: list[tuple[str, Callable[[Any], Any]]] = [
     ("trunc_normal_ far", lambda m: m.trunc_normal_(empty(3, 4), 5.0, 1.0, -2.0, 2.0)),
     ("trunc_normal_ far below", lambda m: m.trunc_normal_(empty(3, 4), mean=-5.0)),
     ("trunc_normal_ one value", lambda m: m.trunc_normal_(empty(3), 0.0, 1.0, 1.0, 1.0)),
-    ("trunc_normal_ meta", lambda m: m.trunc_normal_(empty(3, device="meta"), std=0.0)),
+    ("trunc_normal_ meta", lambda m: m.trunc_normal_(empty(3, device="meta"), std=0.02)),
     ("xavier_uniform_", lambda m: m.xavier_uniform_(empty(3, 4), 2)),
     ("xavier_normal_ empty", lambda m: m.xavier_normal_(empty(0, 4))),
     ("xavier_uniform_ empty", lambda m: m.xavier_uniform_(empty(4, 0))),
@@ -260,6 +261,11 @@ BAD: list[tuple[str, Callable[[Any], Any], str | None]] = [
     ("gain slope bool", lambda m: m.calculate_gain("leaky_relu", True), "negative_slope True not"),
     ("gain slope tensor", lambda m: m.calculate_gain("leaky_relu", torch.ones(())), None),
 ]
+
+
+if TorchVersion(torch.__version__) >= (2, 13):  # before, stock divided by std, on meta as well
+    on_meta = lambda m: m.trunc_normal_(empty(3, device="meta"), std=0.0)  # noqa: E731
+    GOOD.append(("trunc_normal_ meta std 0", on_meta))
 
 
 def channels_last(*shape: int) -> Tensor:
