@@ -1,4 +1,4 @@
-"""The command line: `python -m fastinit doctor | bench | compare`.
+"""The command line: `python -m fastinit doctor | bench | audit | compare`.
 
 Owns arguments, what is printed where, and the exit status: 0 all is well, 1 findings or failures,
 2 bad usage. What the commands do, `fastinit.diagnostics.commands` says.
@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastinit import __version__
-from fastinit.diagnostics.commands.compared import ACTIVATIONS, SCHEMES, scheme_names
+from fastinit.diagnostics.commands.compared import (
+    ACTIVATIONS,
+    SCHEMES,
+    preset_names,
+    scheme_names,
+)
 from fastinit.diagnostics.tables import show
 
 
@@ -29,6 +34,27 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", parents=[json], help="test this build on this machine")
     commands.add_parser("bench", parents=[json], help="time some fills beside stock torch")
+    audit = commands.add_parser(
+        "audit",
+        parents=[json, out],
+        help="say what is probably wrong with a model's initialization",
+        description="Hold the parameters of a model against their laws, and check it by rules.",
+    )
+    audit.add_argument(
+        "place", metavar="MODULE:FACTORY", help="a function or class that makes the model"
+    )
+    audit.add_argument(
+        "--recipe",
+        choices=preset_names(),
+        metavar="NAME",
+        help="a preset that the model should follow",
+    )
+    audit.add_argument(
+        "--input",
+        type=_shape,
+        metavar="N,...",
+        help="shape of a batch of normal numbers, to check signals as well",
+    )
     compare = commands.add_parser(
         "compare",
         parents=[json, out],
@@ -52,6 +78,10 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
     return number
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(_count(word) for word in text.replace("x", ",").split(","))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,6 +133,15 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[An
         from fastinit.diagnostics.commands.bench import bench
 
         return bench(), 0
+    if given.command == "audit":
+        from fastinit.diagnostics.commands.audit import audit, load
+
+        try:
+            model = load(given.place)
+        except ValueError as error:
+            parser.error(f"audit: {error}")
+        found = audit(model, given.recipe, given.input)
+        return found, 0 if found.well else 1
     from fastinit.diagnostics.commands.compared import compare_digits
 
     schemes = given.schemes or list(SCHEMES)

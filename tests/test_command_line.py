@@ -106,6 +106,63 @@ def test_compare(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert status == 0 and len(json.loads(out)["losses"]["orthogonal_"][0]) == 2
 
 
+MODELS = """
+import torch
+from torch import nn
+
+def sound():
+    torch.manual_seed(0)
+    layers = [nn.Linear(256, 256), nn.ReLU()]
+    nn.init.kaiming_normal_(layers[0].weight, nonlinearity="relu")
+    nn.init.zeros_(layers[0].bias)
+    return nn.Sequential(*layers, nn.Linear(256, 10))
+
+def broken():
+    model = sound()
+    nn.init.constant_(model[0].weight, 0.1)
+    return model
+
+three = 3
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "their_models.py").write_text(MODELS)
+    return tmp_path
+
+
+def test_audit(models: Path) -> None:
+    done = run("audit", "their_models:sound", "--input", "1024,256", cwd=models)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0.weight" in done.stdout and max(map(len, done.stdout.splitlines())) <= 80
+    done = run("audit", "their_models:broken", "--json", cwd=models)
+    found = json.loads(done.stdout)
+    assert done.returncode == 1 and found["records"][0]["severity"] == "error"
+    assert [r["name"] for r in found["weights"]["records"]][:2] == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("their_models", "MODULE:FACTORY"),
+        ("no_models:sound", "no module 'no_models'"),
+        ("their_models:nonesuch", "no 'nonesuch'"),
+        ("their_models:three", "int"),
+    ],
+)
+def test_audit_of_what_is_not_there(
+    place: str,
+    text: str,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(models)
+    status, out, err = called(capsys, "audit", place)
+    assert status == 2 and out == "" and text in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -134,12 +134,11 @@ def _activations(summary: Any) -> Any:
     for at, word in enumerate(("dead", "saturated")):
         label = "dead units" if word == "dead" else "saturated values"
         shares = [100 * getattr(r, word) for r in forward]
-        look = {"color": COLOURS[at], "marker": MARKERS[at], "markersize": 5}
-        panels[-1].plot(places, shares, label=label, markevery=_every(forward), **look)
-    panels[-1].set_ylim(-3, 103)
-    panels[-1].set_ylabel("share (%)")
-    panels[-1].set_title("over all steps", loc="left", fontsize=11)
-    panels[-1].legend(loc="upper left")
+        middles = [place + 0.4 * at - 0.2 for place in places]
+        panels[-1].bar(middles, shares, 0.4, label=label, color=COLOURS[at])
+    panels[-1].set_ylim(0, 100)
+    panels[-1].set_ylabel("share over all steps (%)")
+    panels[-1].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     _name_modules(panels[-1], [r.name for r in forward])
     return figure
 
@@ -159,6 +158,7 @@ def _spreads(figure: Any, axes: Any, history: Sequence[Any]) -> None:
         line = [_positive(spread.get(name)) for name in names]
         axes.plot(range(len(names)), line, color=colours(0.9 * scale(step)), linewidth=1.2)
     axes.set_yscale("log")
+    _plain_numbers(axes)
     axes.set_ylabel("standard deviation")
     _name_modules(axes, names)
     if len(steps) > 1:
@@ -166,11 +166,23 @@ def _spreads(figure: Any, axes: Any, history: Sequence[Any]) -> None:
         figure.colorbar(ScalarMappable(scale, shown), ax=axes, label="step", shrink=0.8)
 
 
+def _plain_numbers(axes: Any) -> None:
+    """Numbers as one writes them, at 2 and 5 as well where the axis spans less than two decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axes.yaxis.set_minor_formatter(plain if high < 100 * low else NullFormatter())
+
+
 def _every(items: Sequence[Any]) -> int:
     return max(1, len(items) // 12)
 
 
-def _name_modules(axes: Any, names: Sequence[str]) -> None:
+def _name_modules(axes: Any, names: Sequence[str], what: str = "module") -> None:
+    axes.set_xlabel(what)
     every = _every(names)
     axes.set_xticks(range(0, len(names), every))
     shown = [name if len(name) <= 18 else f"..{name[-16:]}" for name in names[::every]]
@@ -233,18 +245,20 @@ def _gradients(records: Sequence[Any]) -> Any:
 
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    places = range(len(records))
     for at, (axes, word, label) in enumerate(
         (
             (left, "std", "standard deviation of the gradient"),
             (right, "update_ratio", "norm of update / norm of weight"),
         )
     ):
-        values = [_positive(getattr(r, word)) for r in records]
-        axes.plot(places, values, color=COLOURS[at], marker=MARKERS[at], markersize=5)
+        values = {r.name: _positive(getattr(r, word)) for r in records}
+        shown = {name: value for name, value in values.items() if not math.isnan(value)}
+        look = {"color": COLOURS[at], "marker": MARKERS[at], "markersize": 5}
+        axes.plot(range(len(shown)), list(shown.values()), **look)
         axes.set_yscale("log")
+        _plain_numbers(axes)
         axes.set_ylabel(label)
-        _name_modules(axes, [r.name for r in records])
+        _name_modules(axes, list(shown), "parameter")
     return figure
 
 
@@ -261,7 +275,6 @@ def comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
 
 def _comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(9.0, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
@@ -279,8 +292,7 @@ def _comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
             )
             axes.fill_between(epochs, low, high, color=look["color"], alpha=0.2, linewidth=0)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+        _plain_numbers(axes)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)

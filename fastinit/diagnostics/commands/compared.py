@@ -30,9 +30,14 @@ _GAINED = ("kaiming_normal_", "kaiming_uniform_")
 _PLAIN = ("xavier_normal_", "xavier_uniform_", "orthogonal_", "lecun_normal_", "zeros_")
 
 
+def preset_names() -> tuple[str, ...]:
+    """The names of all presets."""
+    return tuple(PRESETS)
+
+
 def scheme_names() -> tuple[str, ...]:
     """The names that `compare_digits` takes."""
-    return ("default", *_GAINED, *_PLAIN, *PRESETS)
+    return ("default", *_GAINED, *_PLAIN, *preset_names())
 
 
 def compare_digits(

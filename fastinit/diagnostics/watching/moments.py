@@ -58,10 +58,11 @@ def accumulate(rows: Tensor, peaks: Tensor, values: Tensor, axis: int, bounds: B
         values, inner = _in_memory_order(values, axis)
         native.measure_(rows, peaks, values, inner, *bounds)
         return
-    new, peak = _reduce(values, axis, bounds, rows)
-    torch.maximum(torch.where(rows[:, :1] > 0, peaks, 0.0), peak, out=peaks)
-    _merge(rows, new)
-    rows[:, _DEAD] = (peaks == 0).sum(1, dtype=rows.dtype) / peaks.shape[1]
+    with torch.no_grad():
+        new, peak = _reduce(values, axis, bounds, rows)
+        torch.maximum(torch.where(rows[:, :1] > 0, peaks, 0.0), peak, out=peaks)
+        _merge(rows, new)
+        rows[:, _DEAD] = (peaks == 0).sum(1, dtype=rows.dtype) / peaks.shape[1]
 
 
 def _in_memory_order(values: Tensor, axis: int) -> tuple[Tensor, int]:

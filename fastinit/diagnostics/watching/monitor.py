@@ -199,8 +199,7 @@ class ActivationMonitor:
         if values.device != peaks.device:
             values = values.to(peaks.device)
         bounds = watched.bounds if direction == 0 else Bounds()
-        with torch.no_grad():
-            moments.accumulate(watched.rows[direction], peaks, values, axis, bounds)
+        moments.accumulate(watched.rows[direction], peaks, values, axis, bounds)
 
     # Steps.
 
