@@ -223,7 +223,8 @@ def _histograms(records: Sequence[Any], label: str) -> Any:
         axes.set_yticks([])
         axes.locator_params(axis="x", nbins=4)
     if drawn:
-        panels[0].legend(fontsize=9)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2)
         figure.supxlabel(label, fontsize=11)
         figure.supylabel("density", fontsize=11)
     return figure
@@ -245,20 +246,26 @@ def _gradients(records: Sequence[Any]) -> Any:
 
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for at, (axes, word, label) in enumerate(
+    for at, (axes, word, what) in enumerate(
         (
             (left, "std", "standard deviation of the gradient"),
             (right, "update_ratio", "norm of update / norm of weight"),
         )
     ):
         values = {r.name: _positive(getattr(r, word)) for r in records}
-        shown = {name: value for name, value in values.items() if not math.isnan(value)}
-        look = {"color": COLOURS[at], "marker": MARKERS[at], "markersize": 5}
-        axes.plot(range(len(shown)), list(shown.values()), **look)
+        shown = [name for name, value in values.items() if not math.isnan(value)]
+        for biases, style in ((False, "-"), (True, ":")):
+            places = [i for i, name in enumerate(shown) if name.endswith("bias") == biases]
+            look = {"color": COLOURS[at], "marker": MARKERS[2 * at + biases], "markersize": 5}
+            label = "biases" if biases else "weights"
+            if places:
+                heights = [values[shown[i]] for i in places]
+                axes.plot(places, heights, linestyle=style, label=label, **look)
+        axes.legend()
         axes.set_yscale("log")
         _plain_numbers(axes)
-        axes.set_ylabel(label)
-        _name_modules(axes, list(shown), "parameter")
+        axes.set_ylabel(what)
+        _name_modules(axes, shown, "parameter")
     return figure
 
 
