@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../kernels.h"
+#include "backends.h"
 #include "ops.h"
 
 namespace fastinit {
@@ -50,7 +51,7 @@ struct Found {
 
 // All elements, by as many threads as are worth it; merged in the order of the memory.
 Found measure_all(const MomentsSpec& spec, int64_t numel) {
-  const int64_t threads = std::clamp<int64_t>(numel / kGrain, 1, at::get_num_threads());
+  const int64_t threads = std::clamp<int64_t>(numel / kGrain, 1, available_threads());
   std::vector<Found> found(threads);
   const int64_t share = ((numel + threads - 1) / threads + kUnit - 1) / kUnit * kUnit;
   const auto work = [&](int64_t from, int64_t to) {
