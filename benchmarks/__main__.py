@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import contenders, cuda, models, report
+from benchmarks import contenders, cuda, figures, models, report
 from benchmarks.cases import Case, cases, selected
 from benchmarks.contenders import CEILING, OURS, STOCK
 from benchmarks.goals import judge
@@ -104,8 +104,8 @@ def run(options: argparse.Namespace) -> int:
     if options.quick:
         print("\nquick: small sizes, two rounds; these figures mean nothing", file=sys.stderr)
     if path:
-        report.draw(document, path.with_suffix(".svg"))
-        print(f"\nwrote {path} and the plot beside it", file=sys.stderr)
+        figures.draw(document, path)
+        print(f"\nwrote {path} and the figures beside it", file=sys.stderr)
     if options.publish:
         report.write_readme(HERE / "README.md", options.output)
     return 1 if document["refused"] else 0
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == "report":
         for path in report.results_files(HERE / "results"):
-            report.draw(report.load(path), path.with_suffix(".svg"))
+            figures.draw(report.load(path), path)
         report.write_readme(HERE / "README.md", HERE / "results")
         return 0
     if options.publish:

@@ -1,4 +1,4 @@
-"""Writes results down: Markdown tables, the block of README.md between its markers, the plot.
+"""Writes results down: Markdown tables, and the block of README.md between its markers.
 
 Owns the format of the report and the description of the machine. Everything is made from the
 results files alone, so that a report can be made again without measuring.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import fastinit
+from benchmarks.figures import DRAWINGS
 from benchmarks.goals import ratio
 
 Result = dict[str, Any]
@@ -140,7 +141,7 @@ def goals(document: Result) -> str:
     return _table(["case: contender", "goal", "reached", "verdict"], _goal_rows(document))
 
 
-def section(document: Result, plot: str | None) -> str:
+def section(document: Result, pictures: Sequence[str]) -> str:
     about = document["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     first = (
@@ -154,8 +155,7 @@ def section(document: Result, plot: str | None) -> str:
     absent += [f"- left out: {c['name']}: {c['reason']}" for c in document["left_out"]]
     absent = ["\n".join(absent)] if absent else []
     parts = [f"### torch {about['packages']['torch']}, {document['device']}", first, *absent]
-    if plot:
-        parts.append(f"![Speed over the baseline, by case]({plot})")
+    parts += [f"![{Path(picture).stem.split('-')[-1]}]({picture})" for picture in pictures]
     parts += [goals(document), rates(document)]
     return "\n\n".join(parts)
 
@@ -164,50 +164,10 @@ def write_readme(readme: Path, folder: Path) -> None:
     """Put the tables of all results files between the markers."""
     sections = []
     for path in results_files(folder):
-        picture = path.with_suffix(".svg")
-        relative = os.path.relpath(picture, readme.parent) if picture.exists() else None
-        sections.append(section(load(path), relative))
+        names = [path.with_name(f"{path.stem}-{name}.svg") for name, *_ in DRAWINGS[1:]]
+        pictures = [os.path.relpath(name, readme.parent) for name in names if name.exists()]
+        sections.append(section(load(path), pictures))
     text = readme.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     readme.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections) + f"\n\n{END}{after}")
-
-
-def draw(document: Result, path: Path) -> None:
-    """Speed of the main contenders over the baseline of each case, with the goals as marks."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "fastinit"  # the same picture from the same results
-    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
-    from matplotlib import pyplot
-
-    bars: list[tuple[str, float, float | None]] = []
-    for case in document["cases"]:
-        for name in case["contenders"]:
-            triple = ratio(case, name, case["baseline"])
-            if name in (case["baseline"], "fill_") or triple is None:
-                continue
-            bound = [
-                goal["bound"] if goal["quantity"] == "speed" else 1.0 / goal["bound"]
-                for goal in case["goals"]
-                if goal["quantity"] != "error"
-                and (goal["contender"], goal["against"]) == (name, case["baseline"])
-            ]
-            bars.append((f"{_label(case)}: {name}", triple[0], bound[0] if bound else None))
-    figure, axes = pyplot.subplots(figsize=(10, 0.8 + 0.24 * len(bars)))
-    colours = [
-        "tab:blue" if "fastinit" in text or "thread scaling" in text else "tab:gray"
-        for text, _, _ in bars
-    ]
-    axes.barh([bar[0] for bar in bars], [bar[1] for bar in bars], color=colours)
-    for place, (_, speed, bound_or_none) in enumerate(bars):
-        axes.text(speed, place, f" {speed:.3g}", va="center", fontsize=7)
-        if bound_or_none is not None:
-            axes.plot([bound_or_none] * 2, [place - 0.4, place + 0.4], color="black")
-    axes.axvline(1.0, color="black", linewidth=0.5)
-    axes.set(xscale="log", xlabel="times as fast as the baseline of the case; black: the goal")
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", labelsize=7)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    pyplot.close(figure)

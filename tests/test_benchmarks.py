@@ -195,12 +195,13 @@ def test_command_line_measures_and_writes_results(
     document = json.loads(path.read_text())
     assert document["machine"]["packages"]["torch"].startswith(torch.__version__.split("+")[0])
     assert [case["elements"] for case in document["cases"]] == [256, 256]
-    assert path.with_suffix(".svg").exists()
+    assert [p.name for p in tmp_path.glob("*.svg")] == [f"{path.stem}-functions.svg"]
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     report.write_readme(readme, tmp_path)
     text = readme.read_text()
     assert "kaiming_normal_ float32 16x16" in text and "old" not in text
+    assert f"![functions]({path.stem}-functions.svg)" in text
     assert text.startswith("before\n") and text.endswith("after\n")
 
 
