@@ -363,6 +363,21 @@ def test_targets_take_expressions_and_depth_can_be_told() -> None:
     assert targets["model.layers.0.self_attn.o_proj.weight"] == pytest.approx(32**-0.5)
 
 
+def test_an_ambiguous_depth_has_to_be_told() -> None:
+    package = transformers()
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "vocab_size": 64}
+    torch.manual_seed(0)
+    config = package.T5Config(num_layers=3, decoder_start_token_id=0, **sizes)
+    model = package.T5ForConditionalGeneration(config).eval()
+    x = {"input_ids": TOKENS, "decoder_input_ids": TOKENS}
+    with pytest.raises(ValueError, match="give depth="):
+        fastinit.calibrate_(model, x)
+    result = fastinit.calibrate_(model, x, depth={"encoder.**": 3, "decoder.**": 4.5})
+    targets = {record.name: record.target for record in result}
+    assert targets["encoder.block.0.layer.0.SelfAttention.o.weight"] == pytest.approx(6**-0.5)
+    assert targets["decoder.block.2.layer.2.DenseReluDense.wo.weight"] == pytest.approx(9**-0.5)
+
+
 # --------------------------------------------------------------------------- sharing, precision
 
 

@@ -6,6 +6,7 @@ what a pass changes besides: buffers and generators. Must not know what is measu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -81,7 +82,7 @@ def require_rows(batch: Any, argument: str = "batch") -> None:
         TypeError: no tensor in it.
         ValueError: fewer than two rows.
     """
-    tensors = list(_tensors(batch))
+    tensors = list(tensors_in(batch))
     if not tensors:
         raise TypeError(
             f"{argument} must be a tensor, a sequence of arguments or a mapping of keywords with "
@@ -95,15 +96,19 @@ def require_rows(batch: Any, argument: str = "batch") -> None:
         )
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from _tensors(value)
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a module takes or returns: in sequences, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            yield from tensors_in(member)
+    elif isinstance(value, (list, tuple)):
+        for member in value:
+            yield from tensors_in(member)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for word in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, word.name))
 
 
 def run(module: nn.Module, batch: Any, argument: str = "batch") -> Any:
@@ -121,7 +126,7 @@ def run(module: nn.Module, batch: Any, argument: str = "batch") -> Any:
     except _MISFITS as error:
         if type(error) not in _MISFITS:
             raise
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(batch))
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(batch))
         raise type(error)(
             f"module fails on {argument}, of shape {shapes}: {error}. Pass what the module takes: "
             "a tensor, a sequence of arguments or a mapping of keywords. No weight was changed"

@@ -6,7 +6,6 @@ theory, findings or tables.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit.diagnostics.recognition import Made
-from fastinit.diagnostics.subject import as_found, run
+from fastinit.diagnostics.subject import as_found, run, tensors_in
 from fastinit.init import normal_
 from fastinit.recipes.names import walk
 
@@ -87,7 +86,7 @@ def _send_back(module: nn.Module, inputs: Any, output: Tensor | None, seed: int)
         return
     gradient = normal_(torch.empty_like(output, requires_grad=False), key=seed)
     wanted: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
-    wanted += [t for t in _all_tensors(inputs) if t.requires_grad]
+    wanted += [t for t in tensors_in(inputs) if t.requires_grad]
     torch.autograd.grad(output, wanted, gradient, allow_unused=True)
 
 
@@ -169,21 +168,7 @@ def first_tensor(value: Any) -> Tensor | None:
     """The first real floating tensor in what a module takes or returns; logits before others."""
     if isinstance(value, Mapping) and isinstance(value.get("logits"), Tensor):
         return first_tensor(value["logits"])
-    return next((t for t in _all_tensors(value) if t.is_floating_point()), None)
-
-
-def _all_tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from _all_tensors(member)
-    elif isinstance(value, (list, tuple)):
-        for member in value:
-            yield from _all_tensors(member)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for word in dataclasses.fields(value):
-            yield from _all_tensors(getattr(value, word.name))
+    return next((t for t in tensors_in(value) if t.is_floating_point()), None)
 
 
 def _differentiable(x: Any) -> Any:
