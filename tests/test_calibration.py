@@ -188,6 +188,25 @@ def test_what_a_norm_follows_is_left_alone_and_the_norm_sees_it_unscaled() -> No
     assert result.records[2].after == pytest.approx(1.0, rel=1e-5)
 
 
+def test_a_shortcut_around_the_norm_sees_it_unscaled_too() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.last(x + self.norm(x))
+
+    torch.manual_seed(0)
+    model, x = Residual(), batch(64, 8)
+    out: list[Tensor] = []
+    model.register_forward_hook(lambda _, __, output: out.append(output))
+    result = fastinit.calibrate_(model, x)
+    assert [record.note for record in result] == ["a norm follows", ""]
+    assert torch.allclose(model(x), out[0], atol=1e-5)
+
+
 def test_a_norm_behind_an_activation_does_not_count() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.LayerNorm(8))

@@ -124,7 +124,7 @@ class Pass:
         product = output.to(torch.promote_types(output.dtype, torch.float32)) - bias
         if one.calls == 1:
             _measure(one, layer, product)
-        if one.scale is None:
+        if one.scale is None or one.followed:
             return None
         factors = layer.along(expanded(one.scale, one.wanted.sizes))
         made = (product * factors + bias).to(output.dtype)
@@ -133,28 +133,19 @@ class Pass:
             self._last = _Last(made, output)
         return made
 
-    def _before_norm(self, _: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Notice that a norm takes what a layer made, and give it what the layer made before."""
+    def _before_norm(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        """Notice that a norm takes what a layer made, and put back what the layer made before.
+
+        In place, as the norm may take a view, and a shortcut around it the same tensor.
+        """
         first = args[0] if args else next(iter(kwargs.values()), None)
-        if not isinstance(first, Tensor):
-            return None
-        found = self._made.find(first)
+        found = self._made.find(first) if isinstance(first, Tensor) else None
         if found is None:
-            return None
+            return
         found.followed = True
         last = self._last
-        if last is None or self._made.find(last.made) is not found:
-            return None
-        if last.made.stride() != last.before.stride() or last.before.dtype != first.dtype:
-            return None
-        offset = first.storage_offset() - last.made.storage_offset()
-        before = last.before.as_strided(
-            first.shape, first.stride(), last.before.storage_offset() + offset
-        )
-        if args:
-            return (before, *args[1:]), kwargs
-        word = next(iter(kwargs))
-        return args, {**kwargs, word: before}
+        if last is not None and self._made.find(last.made) is found:
+            last.made.copy_(last.before)
 
 
 def _measure(one: Scaling, layer: Layer, product: Tensor) -> None:
