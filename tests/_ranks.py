@@ -7,6 +7,7 @@ answer[r]. All scenarios of a world size run in the same processes, as starting 
 from __future__ import annotations
 
 import functools
+import importlib
 import random
 import tempfile
 import traceback
@@ -470,12 +471,14 @@ def start(rank: int, world: int, device: str, store: str) -> None:
     )
 
 
-def _work(rank: int, world: int, device: str, folder: str, names: list[str]) -> None:
+def _work(rank: int, world: int, device: str, folder: str, module: str, names: list[str]) -> None:
     torch.set_num_threads(1)
+    importlib.import_module(module)  # which adds to the scenarios
     if device == "cuda":
         torch.cuda.set_device(rank)
     answers: dict[str, Any] = {}
-    answers["other_groups"] = checks_after_other_groups(rank, world, device, folder)
+    if module == __name__:
+        answers["other_groups"] = checks_after_other_groups(rank, world, device, folder)
     start(rank, world, device, f"{folder}/store")
     for name in names:
         try:
@@ -487,9 +490,10 @@ def _work(rank: int, world: int, device: str, folder: str, names: list[str]) -> 
     dist.destroy_process_group()
 
 
-def run(world: int, device: str, names: list[str] | None = None) -> dict[str, list[Any]]:
-    """The answers of all ranks to each scenario."""
+def run(world: int, device: str, module: str = __name__) -> dict[str, list[Any]]:
+    """The answers of all ranks to each scenario of a module."""
+    names = [name for name, function in SCENARIOS.items() if function.__module__ == module]
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_work, (world, device, folder, names or list(SCENARIOS)), nprocs=world)
+        mp.spawn(_work, (world, device, folder, module, names), nprocs=world)
         answers = [torch.load(Path(folder, str(r)), weights_only=False) for r in range(world)]
     return {name: [answer[name] for answer in answers] for name in answers[0]}

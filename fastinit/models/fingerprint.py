@@ -167,22 +167,40 @@ def _signed(word: int) -> int:
 
 
 def _reduce(sharded: dict[str, tuple[Any, Tensor]]) -> None:
-    """Add up over the ranks, in place: one reduction if a mesh spans all ranks."""
-    if not sharded:
-        return
-    import torch.distributed as dist
+    """Add up over the ranks, in place: by one reduction, if a mesh spans all ranks.
 
+    Tensors on a part of the largest mesh have copies on the other parts. Of those the one that
+    holds the first rank counts.
+    """
     meshes: dict[Any, list[str]] = {}
     for name, (tensor, _) in sharded.items():
         meshes.setdefault(tensor.device_mesh, []).append(name)
-    world = dist.get_world_size()
-    spanning = [mesh for mesh in meshes if mesh.size() == world]
-    together = [name for mesh in spanning for name in meshes[mesh]]
-    jobs = [([dist.group.WORLD], spanning[0], together)] if spanning else []
-    jobs += [(m.get_all_groups(), m, names) for m, names in meshes.items() if m not in spanning]
-    for groups, mesh, names in jobs:
-        sums = torch.stack([sharded[name][1].to(mesh.device_type) for name in names])
-        for group in groups:
-            dist.all_reduce(sums, group=group)
-        for name, found in zip(names, sums, strict=True):
-            sharded[name][1].copy_(found)
+    left = sorted(meshes, key=lambda mesh: -int(mesh.size()))
+    while left:
+        base, *left = left
+        ranks = set(_ranks(base))
+        within = [mesh for mesh in left if ranks.issuperset(_ranks(mesh))]
+        left = [mesh for mesh in left if mesh not in within]
+        names = list(meshes[base])
+        for mesh in within:
+            names += meshes[mesh]
+            if min(ranks) not in _ranks(mesh):
+                for name in meshes[mesh]:
+                    sharded[name][1].zero_()
+        _add_up(base, [sharded[name][1] for name in names])
+
+
+def _ranks(mesh: Any) -> list[int]:
+    ranks: list[int] = mesh.mesh.flatten().tolist()
+    return ranks
+
+
+def _add_up(mesh: Any, sums: list[Tensor]) -> None:
+    import torch.distributed as dist
+
+    together = torch.stack([one.to(mesh.device_type) for one in sums])
+    spans = mesh.size() == dist.get_world_size()
+    for group in [dist.group.WORLD] if spans else mesh.get_all_groups():
+        dist.all_reduce(together, group=group)
+    for one, total in zip(sums, together, strict=True):
+        one.copy_(total)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -46,25 +47,39 @@ def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool)
         RuntimeError: buffers on meta that no code of the model computes.
     """
     found = plan(module, resolve_recipe(recipe), strict=strict)
-    own = {record.name for record in found if isinstance(record.initializer, Native)}
+    left = [record for record in found if isinstance(record.initializer, Native)]
+    own = {record.name for record in left}
     by_code = plan_native(module, seed, parameters=bool(own))
     _require_buffers(by_code.unknown)
     told = {one.name: one for one in by_code.parameters}
     plans = Plans([], by_code.buffers, list(found.warnings))
     if own:
-        plans.warnings += _shortcomings(by_code, own, strict)
+        written = {name for record in left for name in _written(record)}
+        plans.warnings += _shortcomings(by_code, written, strict)
     root = Key(seed)
     drawn = []
     for record in found:
-        if record.name in own:
-            one = told[record.name]
+        if record.name not in own:
+            plans.parameters.append(_planned(record, root))
+            continue
+        for name in _written(record):
+            one = told[name]
             one.rule = record.rule if record.rule != "**" else "native"
             drawn.append(_as_drawn(record, one.steps))
-        else:
-            one = _planned(record, root)
-        plans.parameters.append(one)
+            plans.parameters.append(one)
     plans.warnings += remarks(drawn)
     return plans
+
+
+def _written(record: Record) -> list[str]:
+    """The tensors that a model's code writes: of a parametrized one, what it is computed from."""
+    if not record.parametrized:
+        return [record.name]
+    local = record.found.local
+    prefix = record.name.removesuffix(local)
+    stages: Any = record.module.parametrizations
+    words = [word for word in stages[local]._parameters if word.startswith("original")]
+    return [f"{prefix}parametrizations.{local}.{word}" for word in words]
 
 
 def _as_drawn(record: Record, steps: Sequence[Step]) -> Record:
