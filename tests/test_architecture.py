@@ -367,8 +367,9 @@ def test_one_file_imports_the_extension() -> None:
 # The documents.
 
 
-def test_examples_of_the_readme_run() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+@pytest.mark.parametrize("document", ["README.md", "docs/start.md", "docs/tour.md"])
+def test_examples_of_documents_run(document: str) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S)
     assert len(blocks) >= 3
     names: dict[str, object] = {}
     for block in blocks:  # later ones use the names of earlier ones
