@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import contenders as who
 from benchmarks import models
+from benchmarks.constructions import construction_cases
 from benchmarks.contenders import CEILING, OURS, STOCK, TORCH_KEYED, TensorCase
 from benchmarks.goals import Goal, at_least, at_most
 from benchmarks.laws import Normal, Orthogonal, SparseColumns, Truncated, Uniform
@@ -120,6 +121,15 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         replace(uniform, threads=1, goals=()),
         trunc_normal,
         replace(trunc_normal, threads=1, goals=()),
+        # As models use it: the bounds are far out, which stock takes a quick way for.
+        TensorCase(
+            "trunc_normal_",
+            Truncated(0.02, low=-2.0, high=2.0),
+            {"std": 0.02},
+            large,
+            only=alone,
+            note=", std 0.02, bounds +-2",
+        ),
         replace(normal, dtype=bfloat16, goals=(_speed(10.0),)),
         replace(uniform, dtype=bfloat16, goals=(_speed(12.0),)),
         replace(normal, dtype=torch.float64, goals=(_speed(6.0),)),
@@ -146,6 +156,7 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         ShardCase(size, torch.bfloat16),
         models.ModelCase(model),
         models.ModelCase(model, dtype=torch.bfloat16),
+        *construction_cases(quick=size < 4096),
     ]
 
 

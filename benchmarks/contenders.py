@@ -42,11 +42,12 @@ class TensorCase:
     only: tuple[str, ...] = ()
     goals: tuple[Goal, ...] = ()
     baseline: str = STOCK
+    note: str = ""  # tells it from another of its kind
 
     @property
     def name(self) -> str:
         size = "x".join(map(str, self.shape))
-        return f"{self.function} {str(self.dtype).removeprefix('torch.')} {size}"
+        return f"{self.function} {str(self.dtype).removeprefix('torch.')} {size}{self.note}"
 
     @property
     def elements(self) -> int:

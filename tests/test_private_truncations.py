@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit._intercept import fresh
-from fastinit._intercept import pending as waiting
 
 SCOPES = [fastinit.patch, fastinit.deferred]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -378,14 +378,15 @@ def test_refusals_modes_and_other_scopes(scope: Any) -> None:
     assert meta.is_meta
 
 
-def test_notes_are_gone_with_their_tensors() -> None:
-    gc.collect()
-    before = len(fresh._notes)
+def test_notes_are_few_and_keep_no_tensor() -> None:
     with fastinit.patch(seed=1):
-        tensor = torch.empty(8, 4).uniform_(-0.5, 0.5)
-        torch.empty(8, 4).uniform_(-0.5, 0.5)
-        assert len(fresh._notes) == before + 1
-        del tensor
+        tensors = [torch.empty(8, 4).uniform_(-0.5, 0.5) for _ in range(100)]
+        assert len(fresh._notes) == fresh._MOST_NOTES
+        expected = tensors[0].erfinv()  # its note has made room
+        assert torch.equal(tensors[0].erfinv_(), expected)
+        expected = tensors[-9].erfinv()
+        assert not torch.equal(tensors[-9].erfinv_(), expected)
+        gone = weakref.ref(tensors[-1])
+        del tensors
     gc.collect()
-    assert len(fresh._notes) == before
-    assert waiting.current() is None
+    assert gone() is None

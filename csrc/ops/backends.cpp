@@ -35,6 +35,16 @@ namespace fastinit {
 using at::IntArrayRef;
 using at::Tensor;
 
+StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
+  auto* cpu = at::get_generator_or_default<at::CPUGeneratorImpl>(
+      generator, at::detail::getDefaultCPUGenerator());
+  const std::lock_guard<std::mutex> lock(cpu->mutex_);
+  StreamKey key;
+  key.seed = cpu->random64();
+  key.offset = cpu->random64();
+  return key;
+}
+
 StreamKey key_from_words(const int64_t* words) {
   return {static_cast<uint64_t>(words[0]), static_cast<uint64_t>(words[1])};
 }
@@ -55,16 +65,6 @@ std::atomic<bool> is_forked{false};
 [[maybe_unused]] const int watches_forks =
     pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
 #endif
-
-StreamKey key_from_generator(const std::optional<at::Generator>& generator) {
-  auto* cpu = at::get_generator_or_default<at::CPUGeneratorImpl>(
-      generator, at::detail::getDefaultCPUGenerator());
-  const std::lock_guard<std::mutex> lock(cpu->mutex_);
-  StreamKey key;
-  key.seed = cpu->random64();
-  key.offset = cpu->random64();
-  return key;
-}
 
 // Memory that is about to be written from end to end, and has not been touched yet as a rule: the
 // operating system then hands it out in 2 MB at a time, which costs a fraction of 512 faults.

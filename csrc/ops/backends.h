@@ -19,6 +19,7 @@ bool reads_on_device(const at::Tensor& self);
 
 // The key: two words, those of a key tensor, or what a generator gives.
 StreamKey key_from_words(const int64_t* words);
+StreamKey key_from_generator(const std::optional<at::Generator>& generator);  // the CPU's
 void set_key(FillSpec& spec, const at::Tensor& self, const std::optional<at::Generator>& generator);
 
 // The words of a key tensor, one key or one a row, where the fill of `self` reads them. They must

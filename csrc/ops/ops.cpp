@@ -167,6 +167,11 @@ std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
           static_cast<uint32_t>(block.x2), static_cast<uint32_t>(block.x3)};
 }
 
+std::pair<uint64_t, uint64_t> cpu_generator_key(const std::optional<at::Generator>& generator) {
+  const StreamKey key = key_from_generator(generator);
+  return {key.seed, key.offset};
+}
+
 std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset) {
   const StreamKey key = generator_key(seed, offset);
   return {key.seed, key.offset};

@@ -74,6 +74,8 @@ std::pair<int64_t, int64_t> fans(at::IntArrayRef shape, at::OptionalIntArrayRef 
 std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
                                      const std::array<uint32_t, 2>& key);
 std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index);
+// The key that a CPU generator, by default the default one, gives next.
+std::pair<uint64_t, uint64_t> cpu_generator_key(const std::optional<at::Generator>& generator);
 // The key that a CUDA generator's state gives.
 std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset);
 

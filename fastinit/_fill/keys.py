@@ -27,7 +27,6 @@ from fastinit._fill.regions import Region
 _MASK64 = (1 << 64) - 1
 _SIGN64 = 1 << 63
 
-_empty = torch.empty  # also while a library has its own in torch
 
 Stream: TypeAlias = tuple[
     torch.Generator | None,
@@ -282,14 +281,9 @@ def key_from_generator(generator: torch.Generator | None, device: torch.device) 
         offset = own.get_offset()
         own.set_offset(offset + 4)  # one counter step
         first, second = native.cuda_generator_key(own.initial_seed(), offset)
-        return _signed(first), _signed(second)
-    # An integer without bounds is random in every bit: these are two draws of 64 bits. Modes that
-    # watch for random operators need not see them.
-    with torch._C._DisableTorchDispatch():
-        words = _empty(2, dtype=torch.int64, device="cpu")
-        words.random_(-(1 << 63), None, generator=generator)
-        seed, offset = torch._C.TensorBase.tolist(words)
-    return seed, offset
+    else:
+        first, second = native.cpu_generator_key(generator)
+    return _signed(first), _signed(second)
 
 
 def stream(

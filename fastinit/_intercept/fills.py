@@ -75,8 +75,9 @@ def _law(
     if region is None:
         known = _laws.get(key)
         if known is not None:
-            # A zero has a sign that the key does not tell.
-            return known if name == "variance_scaling_" else make(tensor, *numbers, region=None)
+            if name == "variance_scaling_" or 0.0 not in numbers:
+                return known
+            return make(tensor, *numbers, region=None)  # a zero has a sign that the key hides
     if any(isinstance(number, Tensor) for number in numbers):
         return None
     validate(name, tensor, arguments)

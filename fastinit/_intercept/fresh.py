@@ -10,8 +10,8 @@ Source: Devroye, "Non-Uniform Random Variate Generation" (1986), section II.2 (i
 
 from __future__ import annotations
 
-import functools
 import math
+import threading
 import weakref
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ _STD = math.sqrt(0.5)  # of erfinv(u), u uniform on (-1, 1)
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # with an erfinv_
 _FARTHEST = 38.0  # in std: nothing beyond has a probability that a float64 can hold
 _standard = NormalDist()
+_lock = threading.Lock()
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -44,7 +45,8 @@ class _Note(NamedTuple):
     key: Key
 
 
-_notes: dict[int, _Note] = {}  # by the address of the storage
+_notes: dict[int, _Note] = {}  # by the address of the storage, the oldest first
+_MOST_NOTES = 64  # what inverts a draw does so before it draws much else
 
 
 def uniform_(
@@ -61,9 +63,13 @@ def uniform_(
     init.uniform_(tensor, a, b, key=key)
     with torch._C.DisableTorchFunction():
         address = _address(tensor)
-        counter = weakref.ref(_root(tensor), functools.partial(_forget, address))
+        counter = weakref.ref(_root(tensor))
         place = _place(tensor)
-        _notes[address] = _Note(counter, tensor._version, place, float(a), float(b), key)
+        with _lock:
+            _notes.pop(address, None)
+            if len(_notes) >= _MOST_NOTES:
+                del _notes[next(iter(_notes))]
+            _notes[address] = _Note(counter, tensor._version, place, float(a), float(b), key)
     return tensor
 
 
@@ -142,12 +148,6 @@ def _address(tensor: Tensor) -> int:
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
     return tensor.dtype, tensor.shape, tensor.stride(), _local(tensor).storage_offset()
-
-
-def _forget(address: int, counter: weakref.ref[Tensor]) -> None:
-    note = _notes.get(address)
-    if note is not None and note.counter is counter:
-        del _notes[address]
 
 
 def _quantile(bound: float) -> float:

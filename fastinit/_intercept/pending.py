@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fill import laws
@@ -26,6 +25,7 @@ Run: TypeAlias = Callable[[Tensor], object]
 
 _empty = torch.empty  # also while a library has its own in torch
 _storage_of = torch._C.TensorBase.untyped_storage  # what `deferred` covers for everyone else
+_free_weak_ref: Any = torch.UntypedStorage._free_weak_ref
 _sweep_after = 1024  # storages noted, at least, before the dead are looked for
 _most_records = 512  # of one storage, as each new one may have to be held against all
 
@@ -78,11 +78,14 @@ class _Storage:
     __slots__ = ("editable", "end", "exposed", "records", "reference")
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
-        self.reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        self.reference: Any = storage._weak_ref()
         self.records: list[Record] = []
         self.end = 0  # none of them ends beyond
         self.editable: Record | None = None  # whose law edits may change, while it is the last
         self.exposed = False  # somebody may look at the memory behind torch's back
+
+    def __del__(self) -> None:
+        _free_weak_ref(self.reference)
 
 
 class Pending:
@@ -286,8 +289,8 @@ def _in_order(device: torch.device) -> Iterator[None]:
             torch.cuda.current_stream(device).wait_stream(default)
 
 
-def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:
-    storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+def _alive(reference: Any) -> torch.UntypedStorage | None:
+    storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(reference)
     return storage
 
 
@@ -310,7 +313,15 @@ def _without_repeats(tensor: Tensor) -> bool:
 
 
 def _place(tensor: Tensor) -> Place:
-    return Place(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+    """The place of `tensor`; one object for all that are alike, as layers are."""
+    place = Place(tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+    if len(_places) >= _MOST_PLACES:
+        _places.clear()
+    return _places.setdefault(place, place)
+
+
+_places: dict[Place, Place] = {}
+_MOST_PLACES = 4096
 
 
 def _distinct(place: Place) -> bool:
@@ -347,15 +358,16 @@ def _runs(wave: list[tuple[Record, torch.UntypedStorage]]) -> list[Callable[[], 
     """What runs records that touch nothing of each other's: fills at once, a device at a time."""
     runs: list[Callable[[], object]] = []
     fills: dict[torch.device, list[tuple[Tensor, Law, Words]]] = {}
-    for record, storage in wave:
-        place = record.place
-        tensor = _empty(0, dtype=place.dtype, device=storage.device)
-        tensor.set_(storage, place.offset, place.size, place.stride)
-        if record.fill is not None:
-            fills.setdefault(storage.device, []).append((tensor, *record.fill))
-        else:
-            assert record.run is not None
-            runs.append(partial(record.run, tensor))
+    with torch._C._DisableTorchDispatch():  # nothing is written yet: modes need not see it
+        for record, storage in wave:
+            place = record.place
+            tensor = _empty(0, dtype=place.dtype, device=storage.device)
+            tensor.set_(storage, place.offset, place.size, place.stride)
+            if record.fill is not None:
+                fills.setdefault(storage.device, []).append((tensor, *record.fill))
+            else:
+                assert record.run is not None
+                runs.append(partial(record.run, tensor))
     return runs + [partial(laws.fill, batch) for batch in fills.values()]
 
 
