@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from fastinit._fill.extension import DTYPES
 from fastinit.models import manifest, targets
-from fastinit.models.names import buffers_by_name, parameters_by_name, tensor_at
+from fastinit.models.names import Held, tensor_at
 from fastinit.models.parametrized import (
     originals_of,
-    parametrized_by_name,
     refuse_parametrized,
     write_parametrized,
 )
@@ -28,6 +27,7 @@ from fastinit.models.progress import Progress, in_parts, whole
 from fastinit.models.report import Done, Plan, Report
 from fastinit.models.steps import Draw, Made, Work, carry_out
 from fastinit.models.targets import pieces_of
+from fastinit.recipes.plan import collector_paused
 
 
 def init_(
@@ -131,11 +131,24 @@ def _initialize(
     progress: Progress,
 ) -> Report:
     seed = _seed(seed)
-    targets.refuse(module)
+    with collector_paused():
+        return _initialize_all(module, device, recipe, seed, dtype, strict, progress)
+
+
+def _initialize_all(
+    module: nn.Module,
+    device: torch.device | None,
+    recipe: Any,
+    seed: int,
+    dtype: torch.dtype | None,
+    strict: bool,
+    progress: Progress,
+) -> Report:
+    held = targets.refuse(module)
     if device is None:
-        _refuse_meta(module)
+        _refuse_meta(held)
     plans = make_plans(module, recipe, seed, strict)
-    _refuse_unwritable(module, plans.parameters)
+    _refuse_unwritable(held, plans.parameters)
     if device is not None:
         attributes = targets.meta_attributes(module)
         if attributes:
@@ -144,11 +157,11 @@ def _initialize(
             )
     with whole():
         if device is not None:
-            targets.leave_meta(module, device, dtype)
+            targets.leave_meta(module, held, device, dtype)
         if device is not None and dtype is not None:
-            targets.change_dtype(module, dtype)
-        _write_short(module, plans)
-    done = _carry_out(module, plans, progress)
+            targets.change_dtype(held, dtype)
+        _write_short(held, plans)
+    done = _carry_out(held, plans, progress)
     return Report(done, seed, plans.warnings, module, manifest.of_report)
 
 
@@ -161,8 +174,8 @@ def _seed(seed: object) -> int:
         raise TypeError(f"seed must be an int, got {seed!r} ({type(seed).__name__})") from None
 
 
-def _refuse_meta(module: nn.Module) -> None:
-    places = {**parameters_by_name(module), **buffers_by_name(module)}
+def _refuse_meta(held: Held) -> None:
+    places = {**held.parameters, **held.buffers}
     meta = [name for name, place in places.items() if tensor_at(place).is_meta]
     if meta:
         raise ValueError(
@@ -171,8 +184,8 @@ def _refuse_meta(module: nn.Module) -> None:
         )
 
 
-def _refuse_unwritable(module: nn.Module, plans: Sequence[Plan]) -> None:
-    places = parameters_by_name(module)
+def _refuse_unwritable(held: Held, plans: Sequence[Plan]) -> None:
+    places = held.parameters
     drawn = [
         plan.name
         for plan in plans
@@ -186,38 +199,37 @@ def _refuse_unwritable(module: nn.Module, plans: Sequence[Plan]) -> None:
             f"{', '.join(sorted(map(str, DTYPES)))}"
         )
     through = [plan.name for plan in plans if plan.parametrized and plan.steps]
-    refuse_parametrized(parametrized_by_name(module), through)
+    refuse_parametrized(held.computed, through)
 
 
-def _write_short(module: nn.Module, plans: Plans) -> None:
+def _write_short(held: Held, plans: Plans) -> None:
     """Buffers, and what is written through right_inverse.
 
     Buffers come first: no second call would find them on meta and know that they lack values.
     """
-    held = buffers_by_name(module)
-    buffers = [(plan.steps, pieces_of(tensor_at(held[plan.name]))) for plan in plans.buffers]
+    buffers = [
+        (plan.steps, pieces_of(tensor_at(held.buffers[plan.name]))) for plan in plans.buffers
+    ]
     carry_out([one for one in buffers if one[0]])
     through = [(plan.name, plan.steps) for plan in plans.parameters if plan.parametrized]
-    write_parametrized(parametrized_by_name(module), [one for one in through if one[1]])
+    write_parametrized(held.computed, [one for one in through if one[1]])
 
 
-def _carry_out(module: nn.Module, plans: Plans, progress: Progress) -> list[Done]:
+def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
     """The long work."""
-    computed = parametrized_by_name(module)
-    held, places = buffers_by_name(module), parameters_by_name(module)
     done: list[Done] = []
     work: list[Work] = []
     sizes: list[int] = []
     for plan in plans.parameters:
         if plan.parametrized:
-            done.append(_done(plan, originals_of(computed, plan.name)[-1], False))
+            done.append(_done(plan, originals_of(held.computed, plan.name)[-1], False))
             continue
-        tensor = tensor_at(places[plan.name])
+        tensor = tensor_at(held.parameters[plan.name])
         done.append(_done(plan, tensor, False))
         if plan.steps and tensor.numel():
             work.append((plan.steps, pieces_of(tensor)))
             sizes.append(tensor.numel() * tensor.element_size())
-    done += [_done(plan, tensor_at(held[plan.name]), True) for plan in plans.buffers]
+    done += [_done(plan, tensor_at(held.buffers[plan.name]), True) for plan in plans.buffers]
     for part in in_parts(work, sizes, progress):
         with whole():
             carry_out(part)

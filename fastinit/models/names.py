@@ -6,7 +6,7 @@ What a wrapper puts into names is `recipes.names`'s. Must not know any law.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -14,6 +14,32 @@ from fastinit.recipes.names import walk
 
 # By full name, the module that holds a tensor, and the name it has there.
 Places: TypeAlias = dict[str, tuple[nn.Module, str]]
+
+
+class Held(NamedTuple):
+    """Every place of a parameter, of a buffer, and of a tensor that parametrizations compute."""
+
+    parameters: Places
+    buffers: Places
+    computed: Places
+
+
+def held_by(module: nn.Module) -> Held:
+    """The places of all tensors of a model, by one walk; see `parameters_by_name`."""
+    found = Held({}, {}, {})
+    for site in walk(module):
+        part = site.link[0]
+        dot = site.name + "." if site.name else ""
+        for word, parameter in part._parameters.items():
+            if parameter is not None:
+                found.parameters[dot + word] = (part, word)
+        for word, buffer in part._buffers.items():
+            if buffer is not None:
+                found.buffers[dot + word] = (part, word)
+        if "parametrizations" in part._modules:
+            stages: Any = part.parametrizations
+            found.computed.update({dot + word: (part, word) for word in stages})
+    return found
 
 
 def modules_by_name(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -31,22 +57,12 @@ def parameters_by_name(module: nn.Module) -> Places:
 
     Ties are not removed: a tied parameter has several names.
     """
-    return {
-        joined(site.name, word): (site.link[0], word)
-        for site in walk(module)
-        for word, parameter in site.link[0]._parameters.items()
-        if parameter is not None
-    }
+    return held_by(module).parameters
 
 
 def buffers_by_name(module: nn.Module) -> Places:
     """Every place of a buffer, as for parameters."""
-    return {
-        joined(site.name, word): (site.link[0], word)
-        for site in walk(module)
-        for word, buffer in site.link[0]._buffers.items()
-        if buffer is not None
-    }
+    return held_by(module).buffers
 
 
 def tensor_at(place: tuple[nn.Module, str]) -> Tensor:
@@ -65,8 +81,3 @@ def first_names(places: Places) -> dict[str, list[str]]:
     for name, place in places.items():
         names.setdefault(by_tensor.setdefault(id(tensor_at(place)), name), []).append(name)
     return names
-
-
-def joined(name: str, word: str) -> str:
-    """The name of what a module holds under this word."""
-    return f"{name}.{word}" if name else word

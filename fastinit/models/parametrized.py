@@ -10,23 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.parametrize import ParametrizationList
 
 from fastinit._fill.placements import is_dtensor
-from fastinit.models.names import Places, joined
+from fastinit.models.names import Places
 from fastinit.models.steps import Step, carry_out
-from fastinit.recipes.names import walk
-
-
-def parametrized_by_name(module: nn.Module) -> Places:
-    """The module and word of each tensor that is computed by parametrizations."""
-    return {
-        joined(site.name, word): (site.link[0], word)
-        for site in walk(module)
-        if "parametrizations" in site.link[0]._modules
-        for word in site.link[0].parametrizations  # type: ignore[union-attr]
-    }
 
 
 def refuse_parametrized(places: Places, names: Iterable[str]) -> None:
@@ -56,7 +45,7 @@ def write_parametrized(places: Places, steps: Sequence[tuple[str, Sequence[Step]
     """Write tensors by what is computed back from their values; all of them or none.
 
     Args:
-        places: of `parametrized_by_name`.
+        places: of tensors that are computed.
         steps: for each name.
 
     Raises:

@@ -18,6 +18,7 @@ from fastinit.initializers import Constant as ConstantInitializer
 from fastinit.initializers import Initializer, Keep, Native, Ones, Zeros
 from fastinit.models.boxes import Box
 from fastinit.models.native.plan import NativePlan, plan_native
+from fastinit.models.native.run import Told
 from fastinit.models.report import Plan
 from fastinit.models.steps import Constant, Draw, Made, Step, What, words_of
 from fastinit.recipes import Recipe, Record, plan, resolve_recipe
@@ -49,7 +50,9 @@ def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool)
     found = plan(module, resolve_recipe(recipe), strict=strict)
     left = [record for record in found if isinstance(record.initializer, Native)]
     own = {record.name for record in left}
-    by_code = plan_native(module, seed, parameters=bool(own))
+    by_code = NativePlan([], [], [], [], Told())
+    if own or any(buffer.is_meta for buffer in module.buffers()):
+        by_code = plan_native(module, seed, parameters=bool(own))
     _require_buffers(by_code.unknown)
     told = {one.name: one for one in by_code.parameters}
     plans = Plans([], by_code.buffers, list(found.warnings))

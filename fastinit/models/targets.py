@@ -18,18 +18,18 @@ from torch.nn.parameter import is_lazy
 from fastinit._fill.placements import is_dtensor, pieces
 from fastinit.models.boxes import Piece
 from fastinit.models.names import (
+    Held,
     Places,
-    buffers_by_name,
     first_names,
-    parameters_by_name,
+    held_by,
     tensor_at,
 )
 
 _FLAG = "_is_hf_initialized"
 
 
-def refuse(module: nn.Module) -> None:
-    """Refuse a model with tensors that cannot be filled, before any is.
+def refuse(module: nn.Module) -> Held:
+    """Refuse a model with tensors that cannot be filled, before any is; else tell what it holds.
 
     Raises:
         TypeError: not a module.
@@ -43,7 +43,8 @@ def refuse(module: nn.Module) -> None:
             "module is wrapped in FullyShardedDataParallel, which has flattened its parameters; "
             "initialize it before it is wrapped, or use fully_shard"
         )
-    places = {**parameters_by_name(module), **buffers_by_name(module)}
+    held = held_by(module)
+    places = {**held.parameters, **held.buffers}
     tensors = {name: tensor_at(place) for name, place in places.items()}
     lazy = [name for name, tensor in tensors.items() if is_lazy(tensor)]
     if lazy:
@@ -62,6 +63,7 @@ def refuse(module: nn.Module) -> None:
         raise ValueError(
             f"module has weights in memory that is read-only: {', '.join(fixed)}; clone them first"
         )
+    return held
 
 
 def _lacks_storage(tensor: Tensor) -> bool:
@@ -101,20 +103,23 @@ def pieces_of(tensor: Tensor) -> Sequence[Piece]:
     return pieces(tensor) if is_dtensor(tensor) else [(tensor, None)]
 
 
-def leave_meta(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+def leave_meta(
+    module: nn.Module, held: Held, device: torch.device, dtype: torch.dtype | None
+) -> None:
     """Put tensors on the device in the place of those on meta, unwritten.
 
     Args:
         module: whose tensors are replaced.
+        held: where they are.
         device: where to.
         dtype: of parameters of floating or complex numbers; None keeps each one's own.
     """
-    parameters = parameters_by_name(module)
+    parameters = held.parameters
     for names in first_names(parameters).values():
         old = tensor_at(parameters[names[0]])
         if old.is_meta:
             _replace(parameters, names, _made_parameter(old, device, _dtype_for(old, dtype)))
-    buffers = buffers_by_name(module)
+    buffers = held.buffers
     for names in first_names(buffers).values():
         old = tensor_at(buffers[names[0]])
         if old.is_meta:
@@ -126,9 +131,9 @@ def leave_meta(module: nn.Module, device: torch.device, dtype: torch.dtype | Non
             part._apply(lambda tensor: tensor, recurse=False)  # type: ignore[no-untyped-call]
 
 
-def change_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+def change_dtype(held: Held, dtype: torch.dtype) -> None:
     """Give parameters that hold values already the dtype that is asked for."""
-    for module_of, word in parameters_by_name(module).values():
+    for module_of, word in held.parameters.values():
         parameter = module_of._parameters[word]
         assert parameter is not None
         wanted = _dtype_for(parameter, dtype)

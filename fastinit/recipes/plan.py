@@ -87,7 +87,7 @@ def plan(module: nn.Module, recipe: RuleBook, *, strict: bool = True) -> Plan:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {module!r}")
-    with _collector_paused():
+    with collector_paused():
         groups = _tensors(module)
         matching = Matching(recipe.rules, RoleTable(recipe.added), groups)
         problems, warnings = matching.problems(_MOST_LINES)
@@ -100,7 +100,7 @@ def plan(module: nn.Module, recipe: RuleBook, *, strict: bool = True) -> Plan:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Without Python's collector of cycles: it would look again and again through all that is made
     here, none of which can be freed, and through all of torch: half of the time.
     """

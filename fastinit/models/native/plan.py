@@ -60,9 +60,11 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
     for name, names in first_names(places).items() if parameters else ():
         one = recorder.of(tensor_at(places[name]))
         steps = recorder.steps(one)
-        if _lacking(recorder, one, steps):
+        lacking = _lacking(recorder, one, steps)
+        if lacking:
             plan.uncovered.append(name)
-        plan.parameters.append(Plan(name, steps, "native", names=names))
+        note = "no code initializes it" if lacking else ""
+        plan.parameters.append(Plan(name, steps, "native", note=note, names=names))
     for name, names in first_names(held).items():
         one = recorder.of(tensor_at(held[name]))
         steps = recorder.steps(one)
