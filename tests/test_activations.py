@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
+import time
 import warnings
 from typing import Any
 
@@ -317,6 +319,52 @@ def test_summary_merges_all_steps_and_calls() -> None:
     whole = torch.cat(parts)
     assert record.std == pytest.approx(whole.std(correction=0).item(), rel=1e-5)
     assert record.count == whole.numel() and record.step == 2
+
+
+def test_complex_outputs_count_both_parts() -> None:
+    class Transform(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(x)
+
+    model = nn.Sequential(nn.Linear(8, 8), Transform())
+    x = torch.randn(9, 8)
+    with ActivationMonitor(model, backward=True) as monitor:
+        y = model(x)
+        y.abs().sum().backward()
+    record = next(r for r in monitor.records() if r.name == "1")
+    parts = torch.view_as_real(y.detach())
+    assert record.count == parts.numel()
+    assert record.std == pytest.approx(parts.std(correction=0).item(), rel=1e-5)
+
+
+def test_the_time_it_takes() -> None:
+    """Processor time of one thread, so that other programs matter little; the goal is a tenth, and
+    docs/diagnostics.md has what was measured. torch's own reductions take several tenths.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    layer = nn.TransformerEncoderLayer(256, 4, 1024, 0.0, batch_first=True, norm_first=True)
+    model = nn.TransformerEncoder(layer, 24, enable_nested_tensor=False)
+    x = torch.randn(2, 64, 256)
+    monitor = ActivationMonitor(model)
+
+    def seconds() -> float:
+        begin = time.process_time()
+        with torch.no_grad():
+            model(x)
+        return time.process_time() - begin
+
+    try:
+        seconds()
+        pairs = []
+        for _ in range(5):
+            plain = seconds()
+            with warnings.catch_warnings(), monitor:
+                warnings.simplefilter("ignore")
+                pairs.append((plain, seconds()))
+    finally:
+        torch.set_num_threads(threads)
+    assert statistics.median(watched / plain for plain, watched in pairs) < 1.25
 
 
 def test_watching_changes_nothing(device: str) -> None:

@@ -67,11 +67,13 @@ FASTINIT_HD void look_at(const float* x, int64_t n, int32_t* peaks, Look& look) 
       }
     }
   }
-  for (int k = 0; k < kSums; ++k) {
-    for (int lane = 0; lane < kLanes32; ++lane) {
-      raise(look.most, most[k][lane]);
-      look.sum += static_cast<double>(sum[k][lane]);
-    }
+  for (int k = 1; k < kSums; ++k) {
+    most[0] = larger(most[0], most[k]);
+    sum[0] += sum[k];
+  }
+  for (int lane = 0; lane < kLanes32; ++lane) {
+    raise(look.most, most[0][lane]);
+    look.sum += static_cast<double>(sum[0][lane]);
   }
   for (; i < n; ++i) {
     raise(look.most, word_of(x[i]));

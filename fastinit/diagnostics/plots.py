@@ -231,12 +231,12 @@ def _histograms(records: Sequence[Any], label: str) -> Any:
 
 
 def gradients(records: Sequence[Any]) -> Any:
-    """Standard deviations of gradients and update ratios, parameter by parameter.
+    """Distributions of gradients, their standard deviations and update ratios, by parameter.
 
     Args:
-        records: with name, std and update_ratio, in the order of the network.
+        records: with name, std, update_ratio and histogram, in the order of the network.
 
-    Returns: a matplotlib Figure of two panels.
+    Returns: a matplotlib Figure of three panels.
     """
     return styled(lambda: _gradients(records))
 
@@ -244,8 +244,9 @@ def gradients(records: Sequence[Any]) -> Any:
 def _gradients(records: Sequence[Any]) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(13.0, 4.2), layout="constrained")
+    first, left, right = figure.subplots(1, 3)
+    _densities(first, [r for r in records if r.std > 0 and not r.name.endswith("bias")])
     for at, (axes, word, what) in enumerate(
         (
             (left, "std", "standard deviation of the gradient"),
@@ -267,6 +268,26 @@ def _gradients(records: Sequence[Any]) -> Any:
         axes.set_ylabel(what)
         _name_modules(axes, shown, "parameter")
     return figure
+
+
+def _densities(axes: Any, records: Sequence[Any]) -> None:
+    """A line for each of up to seven parameters, from dark to light with depth."""
+    import matplotlib
+
+    colours = matplotlib.colormaps["viridis"]
+    drawn = records[:: -(-len(records) // 7)] if records else []
+    for at, record in enumerate(drawn):
+        edges, density, _ = record.histogram
+        middles = [(a + b) / 2 for a, b in pairwise(edges)]
+        line = [_positive(value) for value in density]
+        colour = colours(0.9 * at / max(1, len(drawn) - 1))
+        axes.plot(middles, line, color=colour, linewidth=1.4, label=record.name[-20:])
+    axes.set_yscale("log")
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlabel("entry of the gradient")
+    axes.set_ylabel("density")
+    if drawn:
+        axes.legend(fontsize=8, handlelength=1.2)
 
 
 def comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:

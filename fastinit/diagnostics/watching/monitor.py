@@ -22,7 +22,7 @@ from fastinit.diagnostics.watching.choosing import Patterns, chosen
 from fastinit.diagnostics.watching.moments import Bounds
 from fastinit.diagnostics.watching.records import ActivationRecord, ActivationSummary
 from fastinit.diagnostics.watching.remarks import remarks
-from fastinit.diagnostics.watching.units import Axes, bounds_of, values_of
+from fastinit.diagnostics.watching.units import Axes, bounds_of, tensor_of, values_of
 
 SLOTS = 128  # steps that are kept one by one; then every second one goes
 _DIRECTIONS = ("forward", "backward")
@@ -171,22 +171,20 @@ class ActivationMonitor:
     @untraceable
     def _see(self, watched: _Watched, module: nn.Module, inputs: object, output: object) -> None:
         self._seen = True
-        values = values_of(output)
-        if values is None:
+        tensor = tensor_of(output)
+        if tensor is None:
             return
+        values = values_of(tensor)
         axis = self._axes.of(module, values)
         watched.inputs += values.numel() // max(1, values.shape[axis])
         self._add(watched, 0, axis, values)
-        grad = _differentiable(output) if self.backward else None
-        if grad is not None:
-            grad.register_hook(  # type: ignore[no-untyped-call]
-                partial(self._see_gradient, watched, axis)
-            )
+        if self.backward and tensor.requires_grad:
+            hook = partial(self._see_gradient, watched, axis)
+            tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
     def _see_gradient(self, watched: _Watched, axis: int, gradient: Tensor) -> None:
-        values = values_of(gradient)
-        if values is not None and self._open:
-            self._add(watched, 1, axis, values)
+        if self._open:
+            self._add(watched, 1, axis, values_of(gradient))
 
     def _add(self, watched: _Watched, direction: int, axis: int, values: Tensor) -> None:
         """Into the rows, on the device of the values."""
@@ -274,16 +272,3 @@ class ActivationMonitor:
                 yield ActivationRecord(
                     self._watched[place].name, _DIRECTIONS[direction], step, **moments.read(row)
                 )
-
-
-def _differentiable(output: Any) -> Tensor | None:
-    """The tensor of an output that `values_of` reads, if it has a gradient."""
-    if isinstance(output, Tensor):
-        return output if output.requires_grad else None
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        for member in output:
-            if values_of(member) is not None:
-                return _differentiable(member)
-    return None

@@ -66,22 +66,26 @@ class Axes:
         return axis
 
 
-def values_of(output: Any) -> Tensor | None:
-    """The first floating tensor of an output: a tensor, or one in tuples, lists and mappings."""
+def tensor_of(output: Any) -> Tensor | None:
+    """The first tensor with numbers of an output: itself, or one in tuples, lists and mappings."""
     if isinstance(output, Tensor):
-        local = getattr(output, "_local_tensor", output)  # of a DTensor
-        if local.is_complex():
-            local = torch.view_as_real(local).flatten(-2)
-        return local.detach() if _holds_numbers(local) else None
+        return output if _holds_numbers(getattr(output, "_local_tensor", output)) else None
     if isinstance(output, Mapping):
         output = list(output.values())
     if isinstance(output, Sequence) and not isinstance(output, str):
-        found = (values_of(member) for member in output)
-        return next((values for values in found if values is not None), None)
+        found = (tensor_of(member) for member in output)
+        return next((tensor for tensor in found if tensor is not None), None)
     return None
+
+
+def values_of(tensor: Tensor) -> Tensor:
+    """Its numbers: of a DTensor the local ones, of complex ones both parts."""
+    local: Tensor = getattr(tensor, "_local_tensor", tensor).detach()
+    return torch.view_as_real(local).flatten(-2) if local.is_complex() else local
 
 
 def _holds_numbers(values: Tensor) -> bool:
     # Nor do fake tensors and those inside torch.func hold any.
     abstract = isinstance(values, FakeTensor) or is_functorch_wrapped_tensor(values)
-    return values.is_floating_point() and values.dim() > 0 and not values.is_meta and not abstract
+    number = values.is_floating_point() or values.is_complex()
+    return number and values.dim() > 0 and not values.is_meta and not abstract
