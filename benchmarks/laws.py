@@ -208,7 +208,7 @@ class Orthogonal(Law):
         size = tensor.shape[0]
         index = np.arange(size * size, dtype=np.uint64)
         drawn = torch.from_numpy(reference.normal(key, index)).reshape(size, size)
-        r = tensor.double().T @ drawn
+        r = tensor.double() @ drawn  # a square weight is the transpose
         require(
             float(r.tril(-1).abs().max()) < 1e-4 * math.sqrt(size) and bool((r.diag() > 0).all()),
             "Q^T times the stream's normal matrix is not triangular with a positive diagonal",

@@ -68,7 +68,7 @@ namespace {
 
 #define FASTINIT_FOR_EACH_OP(apply)                                                           \
   apply(uniform_) apply(normal_) apply(trunc_normal_) apply(variance_scaling_) apply(sparse_) \
-      apply(multi_fill_)
+      apply(orthogonal_) apply(multi_fill_)
 
 // One kernel for all devices; see ops/ops.cpp.
 #define FASTINIT_REGISTER(op) library.impl(#op, TORCH_FN(op));
@@ -94,6 +94,10 @@ TORCH_LIBRARY(fastinit, library) {
   library.def(
       "sparse_(Tensor(a!) self, float sparsity, float std, Tensor? "
       "scale=None, " FASTINIT_STREAM_SCHEMA,
+      tags);
+  library.def(
+      "orthogonal_(Tensor(a!) self, float gain, Tensor? scale, int[]? "
+      "batch_axis, " FASTINIT_STREAM_SCHEMA,
       tags);
   library.def(
       "multi_fill_(Tensor(a!)[] self, int[] distribution, float[] mean, float[] std, float[] low, "
@@ -210,6 +214,8 @@ PYBIND11_MODULE(_C, module) {
                 FASTINIT_STREAM_DEFAULTS);
   bind_operator(module, "sparse_", &sparse_, arg("self"), arg("sparsity"), arg("std"),
                 arg("scale") = py::none(), FASTINIT_STREAM_DEFAULTS);
+  bind_operator(module, "orthogonal_", &orthogonal_, arg("self"), arg("gain"), arg("scale"),
+                arg("batch_axis"), FASTINIT_STREAM_DEFAULTS);
   bind_operator(module, "multi_fill_", &multi_fill_, arg("self"), arg("distribution"), arg("mean"),
                 arg("std"), arg("low"), arg("high"), arg("key"), arg("global_shape") = py::none(),
                 arg("offsets") = py::none());

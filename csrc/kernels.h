@@ -20,10 +20,37 @@ void fill(const FillSpec& spec, int64_t begin_item, int64_t end_item);
 // unit's largest magnitude, in which nan lies above infinity.
 void measure(const MomentsSpec& spec, int64_t begin, int64_t end, Moments& moments, int32_t* peaks);
 
+// Runs item(body, i, thread) for all i below `items`, in any order, by up to `threads` threads that
+// have different numbers.
+struct Parallel {
+  using Item = void (*)(const void* body, int64_t i, int64_t thread);
+  int64_t threads = 1;
+  void* context = nullptr;
+  void (*run)(void* context, int64_t items, Item item, const void* body) = nullptr;
+
+  template <class Body>
+  void each(int64_t items, const Body& body) const {
+    const Item item = [](const void* of, int64_t i, int64_t thread) {
+      (*static_cast<const Body*>(of))(i, thread);
+    };
+    if (items > 1 && threads > 1) return run(context, items, item, &body);
+    for (int64_t i = 0; i < items; ++i) item(&body, i, 0);
+  }
+};
+
+// Writes the wanted part of an orthogonal matrix, with memory of so many bytes, at a multiple of
+// 64, for so many threads.
+int64_t orthogonal_memory(const MatrixSpec& spec, int64_t threads);
+void orthogonal(const MatrixSpec& spec, void* memory, const Parallel& parallel);
+
 // One instruction set's copies of them.
-using MeasureFunction = void (*)(const MomentsSpec& spec, int64_t begin, int64_t end,
-                                 Moments& moments, int32_t* peaks);
-using FillFunction = void (*)(const FillSpec& spec, int64_t begin_item, int64_t end_item);
+struct Functions {
+  void (*fill)(const FillSpec& spec, int64_t begin_item, int64_t end_item);
+  void (*measure)(const MomentsSpec& spec, int64_t begin, int64_t end, Moments& moments,
+                  int32_t* peaks);
+  int64_t (*orthogonal_memory)(const MatrixSpec& spec, int64_t threads);
+  void (*orthogonal)(const MatrixSpec& spec, void* memory, const Parallel& parallel);
+};
 
 // The names of the instruction sets that were compiled in and that this machine has, best last.
 // fill() uses the best, or the forced one: tests force each in turn. An empty name undoes it.

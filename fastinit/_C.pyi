@@ -72,6 +72,17 @@ def sparse_(
     global_shape: Sequence[int] | None = None,
     offsets: Sequence[int] | None = None,
 ) -> None: ...
+def orthogonal_(
+    self: Tensor,
+    gain: float,
+    scale: Tensor | None,
+    batch_axis: Sequence[int] | None,
+    generator: Generator | None = None,
+    key: Sequence[int] | None = None,
+    key_tensor: Tensor | None = None,
+    global_shape: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> None: ...
 def multi_fill_(
     self: Sequence[Tensor],
     distribution: Sequence[int],

@@ -44,7 +44,7 @@ from fastinit._fill.dtensor import ops
 from fastinit._fill.extension import delegate
 from fastinit._fill.fans import ZeroScaleError, calculate_gain, number, scaled
 from fastinit._fill.keys import KeyLike, stream
-from fastinit._fill.orthogonal import orthogonal_
+from fastinit._fill.orthogonal import delta_orthogonal_, orthogonal_
 from fastinit._fill.placements import fill_pieces, is_dtensor
 from fastinit._fill.regions import Region
 from fastinit._fill.scaling import (
@@ -59,6 +59,7 @@ __all__ = [
     "calculate_gain",
     "constant",
     "constant_",
+    "delta_orthogonal_",
     "dirac",
     "dirac_",
     "eye",

@@ -268,28 +268,6 @@ def check_sparse(matrix: Sample, zeros: int, std: float) -> float:
     )
 
 
-def check_orthogonal(matrices: Sample) -> float:
-    """The verdict on square matrices (count, n, n) that should be uniform on the orthogonal group.
-
-    Every entry x then has (x + 1) / 2 ~ Beta((n - 1) / 2, (n - 1) / 2), the determinant is +1 or
-    -1 alike, and the trace has mean 0 and, for n >= 2, variance 1 (Diaconis and Shahshahani, "On
-    the eigenvalues of random matrices", 1994).
-    """
-    count, n, _ = matrices.shape
-    entry = stats.beta((n - 1) / 2, (n - 1) / 2, -1, 2)
-    p_values = {
-        f"entry {i}, {j}": float(stats.kstest(matrices[:, i, j], entry.cdf).pvalue)
-        for i in range(n)
-        for j in range(n)
-    }
-    trace = np.trace(matrices, axis1=1, axis2=2)
-    positive = int((np.linalg.det(matrices) > 0).sum())
-    p_values["determinant"] = float(stats.binomtest(positive, count).pvalue)
-    p_values["trace"] = two_sided(trace.mean() * np.sqrt(count))
-    p_values["trace squared"] = two_sided((np.mean(trace**2) - 1) / np.sqrt(2 / count))
-    return verdict(p_values)
-
-
 def check_pairs(x: Sample, y: Sample) -> float:
     """The verdict on two samples of the standard normal: polar coordinates, and independence."""
     turn = stats.uniform(-np.pi, 2 * np.pi)

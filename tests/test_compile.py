@@ -165,6 +165,8 @@ CALLS = [
     (OPS.variance_scaling_, ("normal", 1.0, None, "fan_in", "relu", 0.0, *AXES), STREAM),
     (OPS.variance_scaling_, ("uniform", 1.0, None, "fan_avg", "linear", 0.0, *AXES), STREAM),
     (OPS.sparse_, (0.3, 1.0), STREAM),
+    (OPS.orthogonal_, (1.5, None, None), STREAM),
+    (OPS.orthogonal_, (1.0, torch.tensor(0.5), None), STREAM),
     (OPS.normal_, (0.0, 1.0, None), {**STREAM, "global_shape": [16, 6], "offsets": [8, 0]}),
 ]
 

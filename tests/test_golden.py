@@ -75,13 +75,12 @@ def test_golden_checksums_on_cuda(function, dtype):
 
 
 def test_every_function_of_the_stream_has_golden_checksums():
-    """All those that take a key, but for orthogonal_."""
     keyed = {
         name
         for name in fastinit.init.__all__
         if "key" in inspect.signature(getattr(fastinit, name)).parameters
     }
-    assert {case["function"] for case in GOLDEN["cases"]} == keyed - {"orthogonal_"}
+    assert {case["function"] for case in GOLDEN["cases"]} == keyed
 
 
 def test_version_2_changed_complex_laws_alone():

@@ -77,6 +77,8 @@ def test_extras(name: str) -> None:
     expected: dict[str, Any] = {"key": None, "region": None}
     if name in FAN_BASED:
         expected |= {"in_axis": 1, "out_axis": 0, "batch_axis": (), "groups": 1}
+    if name == "orthogonal_":
+        expected |= {"batch_axis": ()}
     assert defaults == expected
 
 

@@ -360,45 +360,6 @@ def test_a_wrong_mask_is_rejected(case, wrong):
     assert sparse_verdict(wrong(to_numpy(sparse_sample(case))), case) < LEVEL
 
 
-# Orthogonal
-
-ORTHOGONAL_COUNT, ORTHOGONAL_SIZE = 1000, 4
-
-
-def orthogonal_sample(dtype: torch.dtype, device: str = "cpu") -> np.ndarray:
-    size = (ORTHOGONAL_SIZE, ORTHOGONAL_SIZE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # LAPACK's threads are no help with small matrices
-    try:
-        matrices = [
-            fastinit.orthogonal_(torch.empty(size, dtype=dtype, device=device), key=key)
-            for key in Key(SEED).split(ORTHOGONAL_COUNT)
-        ]
-    finally:
-        torch.set_num_threads(threads)
-    return to_numpy(torch.stack(matrices))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=short)
-def test_orthogonal_is_uniform_on_the_group(dtype, device):
-    sample = orthogonal_sample(dtype, device)
-    identity = np.einsum("kij,kil->kjl", sample, sample)
-    accuracy = 20 * torch.finfo(dtype).eps
-    assert np.abs(identity - np.eye(ORTHOGONAL_SIZE)).max() < accuracy
-    assert _laws.check_orthogonal(sample) > LEVEL
-
-
-def test_a_factor_with_unmended_signs_is_rejected():
-    draws = np.random.default_rng(3).normal(size=(ORTHOGONAL_COUNT, 4, 4))
-    assert _laws.check_orthogonal(np.linalg.qr(draws)[0]) < LEVEL
-
-
-def test_a_group_half_missing_is_rejected():
-    sample = orthogonal_sample(torch.float64)
-    rotations = sample * np.sign(np.linalg.det(sample))[:, None, None] ** [1, 0, 0, 0]
-    assert _laws.check_orthogonal(rotations) < LEVEL
-
-
 # Independence: of neighbours in a stream, of streams, of the two halves of Box and Muller
 
 STREAM_SIZE = 1 << 17

@@ -62,6 +62,9 @@ FASTINIT_HD double splat<double>(double value) {
 FASTINIT_HD float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 FASTINIT_HD double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
+// a * b + c where a * b is exact: the bits of an fma, without one where that is a call.
+FASTINIT_HD double add_exact_product(double a, double b, double c) { return c + a * b; }
+
 // Square root, correctly rounded.
 FASTINIT_HD float sqrt(float x) { return __builtin_sqrtf(x); }
 FASTINIT_HD double sqrt(double x) { return __builtin_sqrt(x); }

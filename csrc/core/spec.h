@@ -97,4 +97,24 @@ struct FillSpec {
   DeviceInputs device;
 };
 
+// Rows or columns of a matrix that are wanted, ascending: their numbers in it, and how far from the
+// first element of memory they lie, in real numbers.
+struct Side {
+  int64_t count = 0;
+  const int64_t* index = nullptr;
+  const int64_t* offset = nullptr;
+};
+
+// The wanted part of an orthogonal matrix with no more columns than rows, which are orthonormal.
+struct MatrixSpec {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  bool complex = false;
+  int64_t rows = 0, columns = 0;
+  Side wanted_rows, wanted_columns;
+  double gain = 1.0;
+  StreamKey key;
+  uint64_t start = 0;  // of its normal matrix in the stream, real numbers
+};
+
 }  // namespace fastinit

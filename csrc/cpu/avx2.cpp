@@ -6,9 +6,10 @@
 #define FASTINIT_ISA avx2
 #include "engine.h"
 #include "moments.h"
+#include "orthogonal.h"
 
 namespace fastinit::cpu {
-extern const FillFunction kAvx2Fill = &avx2::fill_items;
-extern const MeasureFunction kAvx2Measure = &avx2::measure_range;
+extern const Functions kAvx2{&avx2::fill_items, &avx2::measure_range, &avx2::orthogonal_memory,
+                             &avx2::orthogonal_matrix};
 }  // namespace fastinit::cpu
 #endif

@@ -8,9 +8,10 @@
 #define FASTINIT_ISA avx512
 #include "engine.h"
 #include "moments.h"
+#include "orthogonal.h"
 
 namespace fastinit::cpu {
-extern const FillFunction kAvx512Fill = &avx512::fill_items;
-extern const MeasureFunction kAvx512Measure = &avx512::measure_range;
+extern const Functions kAvx512{&avx512::fill_items, &avx512::measure_range,
+                               &avx512::orthogonal_memory, &avx512::orthogonal_matrix};
 }  // namespace fastinit::cpu
 #endif

@@ -2,8 +2,9 @@
 #define FASTINIT_ISA baseline
 #include "engine.h"
 #include "moments.h"
+#include "orthogonal.h"
 
 namespace fastinit::cpu {
-extern const FillFunction kBaselineFill = &baseline::fill_items;
-extern const MeasureFunction kBaselineMeasure = &baseline::measure_range;
+extern const Functions kBaseline{&baseline::fill_items, &baseline::measure_range,
+                                 &baseline::orthogonal_memory, &baseline::orthogonal_matrix};
 }  // namespace fastinit::cpu

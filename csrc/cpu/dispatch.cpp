@@ -7,19 +7,16 @@
 
 namespace fastinit::cpu {
 
-extern const FillFunction kBaselineFill;
-extern const MeasureFunction kBaselineMeasure;
+extern const Functions kBaseline;
 #if defined(__x86_64__)
-extern const FillFunction kAvx2Fill, kAvx512Fill;
-extern const MeasureFunction kAvx2Measure, kAvx512Measure;
+extern const Functions kAvx2, kAvx512;
 #endif
 
 namespace {
 
 struct InstructionSet {
   const char* name;
-  FillFunction fill;
-  MeasureFunction measure;
+  Functions functions;
 };
 
 struct Available {
@@ -27,15 +24,15 @@ struct Available {
   InstructionSet sets[kMaxInstructionSets];
 
   Available() {
-    sets[count++] = {"baseline", kBaselineFill, kBaselineMeasure};
+    sets[count++] = {"baseline", kBaseline};
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      sets[count++] = {"avx2", kAvx2Fill, kAvx2Measure};
+      sets[count++] = {"avx2", kAvx2};
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-      sets[count++] = {"avx512", kAvx512Fill, kAvx512Measure};
+      sets[count++] = {"avx512", kAvx512};
     }
 #endif
   }
@@ -77,13 +74,30 @@ WorkSize work_size(const FillSpec& spec) {
 
 void fill(const FillSpec& spec, int64_t begin_item, int64_t end_item) {
   const DefaultFloatingPoint environment;
-  chosen().fill(spec, begin_item, end_item);
+  chosen().functions.fill(spec, begin_item, end_item);
+}
+
+int64_t orthogonal_memory(const MatrixSpec& spec, int64_t threads) {
+  return chosen().functions.orthogonal_memory(spec, threads);
+}
+
+void orthogonal(const MatrixSpec& spec, void* memory, const Parallel& parallel) {
+  const DefaultFloatingPoint environment;
+  Parallel guarded = parallel;
+  guarded.context = const_cast<Parallel*>(&parallel);
+  guarded.run = [](void* inner, int64_t items, Parallel::Item item, const void* body) {
+    static_cast<const Parallel*>(inner)->each(items, [&](int64_t i, int64_t thread) {
+      const DefaultFloatingPoint of_this_thread;
+      item(body, i, thread);
+    });
+  };
+  chosen().functions.orthogonal(spec, memory, guarded);
 }
 
 void measure(const MomentsSpec& spec, int64_t begin, int64_t end, Moments& moments,
              int32_t* peaks) {
   const DefaultFloatingPoint environment;
-  chosen().measure(spec, begin, end, moments, peaks);
+  chosen().functions.measure(spec, begin, end, moments, peaks);
 }
 
 int instruction_sets(const char* names[kMaxInstructionSets]) {

@@ -107,6 +107,14 @@ FASTINIT_HD PackF64 fma(PackF64 a, PackF64 b, PackF64 c) {
 #endif
 }
 
+FASTINIT_HD PackF64 add_exact_product(PackF64 a, PackF64 b, PackF64 c) {
+#if defined(FASTINIT_AVX512) || defined(FASTINIT_AVX2)
+  return fma(a, b, c);
+#else
+  return c + a * b;
+#endif
+}
+
 #if !defined(FASTINIT_AVX512) && !defined(FASTINIT_AVX2) && !defined(__aarch64__)
 // One half of a float fma where the hardware has none. The product is exact in double; the sum is
 // rounded to odd (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008), so

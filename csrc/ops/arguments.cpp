@@ -129,6 +129,31 @@ c10::SmallVector<AxisRole, kMaxDims> axis_roles(int64_t ndim, const Axes& axes) 
 
 void check_axes(int64_t ndim, const Axes& axes) { axis_roles(ndim, axes); }
 
+std::vector<bool> batch_axes(int64_t ndim, at::OptionalIntArrayRef batch) {
+  std::vector<bool> is_batch(static_cast<size_t>(ndim), false);
+  const IntArrayRef named = batch.value_or(IntArrayRef{});
+  for (const int64_t axis : named) {
+    TORCH_CHECK_VALUE(-ndim <= axis && axis < ndim, "batch_axis holds ", axis, ", but a tensor of ",
+                      ndim, " dimensions has axes ", -ndim, " to ", ndim - 1);
+    const auto at = static_cast<size_t>(axis < 0 ? axis + ndim : axis);
+    TORCH_CHECK_VALUE(!is_batch[at], "batch_axis holds ", axis, " twice; name each axis once");
+    is_batch[at] = true;
+  }
+  const int64_t left = ndim - static_cast<int64_t>(named.size());
+  TORCH_CHECK_VALUE(left >= 2, "batch_axis ", named, " leaves ", left, " of the tensor's ", ndim,
+                    " dimensions, but each matrix needs 2; leave at least two axes out of it");
+  return is_batch;
+}
+
+void check_scale(const Tensor& self, const Tensor& scale) {
+  TORCH_CHECK_VALUE(scale.dim() == 0, "gain or std is a tensor of shape ", scale.sizes(),
+                    "; give a number or a 0-dim tensor");
+  TORCH_CHECK_TYPE(at::isFloatingType(scale.scalar_type()), "gain or std is a tensor of dtype ",
+                   scale.scalar_type(), "; give a floating point one");
+  TORCH_CHECK_VALUE(scale.device() == self.device(), "gain or std is a tensor on ", scale.device(),
+                    ", but the tensor to fill is on ", self.device(), "; move it there");
+}
+
 FanSpec fan_spec(IntArrayRef shape, const Axes& axes, int64_t groups) {
   const auto ndim = static_cast<int64_t>(shape.size());
   const auto roles = axis_roles(ndim, axes);
@@ -154,15 +179,6 @@ FanSpec fan_spec(IntArrayRef shape, const Axes& axes, int64_t groups) {
 }
 
 namespace {
-
-void check_scale(const Tensor& self, const Tensor& scale) {
-  TORCH_CHECK_VALUE(scale.dim() == 0, "gain or std is a tensor of shape ", scale.sizes(),
-                    "; give a number or a 0-dim tensor");
-  TORCH_CHECK_TYPE(at::isFloatingType(scale.scalar_type()), "gain or std is a tensor of dtype ",
-                   scale.scalar_type(), "; give a floating point one");
-  TORCH_CHECK_VALUE(scale.device() == self.device(), "gain or std is a tensor on ", scale.device(),
-                    ", but the tensor to fill is on ", self.device(), "; move it there");
-}
 
 // Std and bounds, as the stock initializers check them.
 void check_law(const Law& law, DType dtype, const char* op) {

@@ -11,6 +11,7 @@
 
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "../core/spec.h"
 #include "layouts.h"
@@ -28,6 +29,12 @@ struct Axes {
 };
 void check_axes(int64_t ndim, const Axes& axes);
 FanSpec fan_spec(at::IntArrayRef shape, const Axes& axes, int64_t groups);
+
+// Which axes number matrices, of at least two dimensions each.
+std::vector<bool> batch_axes(int64_t ndim, at::OptionalIntArrayRef batch);
+
+// Checks a gain or std that is a tensor.
+void check_scale(const at::Tensor& self, const at::Tensor& scale);
 
 // Where the random words come from, and which part of a larger tensor is filled with them. A key
 // tensor of two dimensions holds one key for each slice of the tensor along axis 0.

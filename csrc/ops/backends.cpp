@@ -66,19 +66,6 @@ std::atomic<bool> is_forked{false};
     pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
 #endif
 
-// Memory that is about to be written from end to end, and has not been touched yet as a rule: the
-// operating system then hands it out in 2 MB at a time, which costs a fraction of 512 faults.
-void prefer_huge_pages(const Tensor& self) {
-#if defined(__linux__)
-  if (self.nbytes() < kHugePage || !self.is_non_overlapping_and_dense()) return;
-  const auto begin = reinterpret_cast<uintptr_t>(self.mutable_data_ptr());
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t last = (begin + self.nbytes()) / kHugePage * kHugePage;
-  // A refusal changes nothing but the speed.
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
-
 // Fills specs on the CPU, in parallel. The threads share the elements of all of them, however they
 // are spread over the specs: one huge and thousands of small ones take the same time. A thread
 // takes the next part when it has done one, so that a slow core holds nobody up.
@@ -174,6 +161,18 @@ void fill_cuda(c10::ArrayRef<FillSpec> specs) {
 
 }  // namespace
 
+// Memory that has not been touched yet, as a rule: the operating system then hands it out in 2 MB
+// at a time, which costs a fraction of 512 faults.
+void prefer_huge_pages(void* memory, size_t bytes) {
+#if defined(__linux__)
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = (begin + bytes) / kHugePage * kHugePage;
+  // A refusal changes nothing but the speed.
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 bool reads_on_device(const Tensor& self) {
   return self.is_cuda() || emulated_blocks.load(std::memory_order_relaxed) > 0;
 }
@@ -231,7 +230,10 @@ void run(c10::ArrayRef<FillSpec> specs, c10::ArrayRef<const Tensor*> tensors) {
     return fill_cuda(specs);
   }
 #endif
-  for (const Tensor* tensor : tensors) prefer_huge_pages(*tensor);
+  for (const Tensor* tensor : tensors) {
+    if (tensor->nbytes() < kHugePage || !tensor->is_non_overlapping_and_dense()) continue;
+    prefer_huge_pages(tensor->mutable_data_ptr(), tensor->nbytes());
+  }
   const int64_t blocks = emulated_blocks.load(std::memory_order_relaxed);
   if (blocks == 0) return fill_cpu(specs);
   cuda::emulate(specs.data(), static_cast<int64_t>(specs.size()), blocks, emulated_threads);

@@ -40,6 +40,9 @@ int64_t available_threads();
 // Fills specs of these tensors, one or more, which lie on one device.
 void run(c10::ArrayRef<FillSpec> specs, c10::ArrayRef<const at::Tensor*> tensors);
 
+// Memory that will be written from end to end comes in large pages, where the system has them.
+void prefer_huge_pages(void* memory, size_t bytes);
+
 // For tests: from now on the CUDA kernels fill CPU tensors, on the CPU, as so many blocks of so
 // many threads; none means that the CPU engine does.
 void emulate_cuda(int64_t blocks, int64_t threads);

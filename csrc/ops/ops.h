@@ -38,6 +38,11 @@ void variance_scaling_(const at::Tensor& self, std::string_view distribution, do
 void sparse_(const at::Tensor& self, double sparsity, double std,
              const std::optional<at::Tensor>& scale, FASTINIT_STREAM_ARGUMENTS);
 
+// One matrix for each index of the batch axes: rows along the first of the others, the rest
+// flattened to columns. Rows or columns, whichever are fewer, are orthonormal times gain.
+void orthogonal_(const at::Tensor& self, double gain, const std::optional<at::Tensor>& scale,
+                 at::OptionalIntArrayRef batch_axis, FASTINIT_STREAM_ARGUMENTS);
+
 // Fills every tensor of a list, tensor i with distribution[i] (0 uniform, 1 normal, 2 truncated
 // normal), mean[i] and so on, under the key (key[2i], key[2i + 1]): the values that a single fill
 // gives. Numbers a distribution does not use are ignored. global_shape and offsets hold the regions

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastinit._fill import laws, orthogonal
+from fastinit._fill import laws
 from fastinit._fill.keys import can_draw_key, key_from_generator
 from fastinit._intercept import edits, fills
 from fastinit._intercept import pending as waiting
@@ -106,8 +106,8 @@ def _handler(func: Any) -> Handler:
         return _anything
     if func.namespace == "fastinit" and func._opname in laws.OPERATORS:
         return _random_fill
-    if func is torch.ops.fastinit.sparse_.default:
-        return _sparse_fill
+    if func in (torch.ops.fastinit.sparse_.default, torch.ops.fastinit.orthogonal_.default):
+        return _lone_fill
     if func in (aten.zero_.default, aten.fill_.Scalar):
         return _constant_fill
     if func in _EDITS:
@@ -184,31 +184,19 @@ def _random_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dic
     return None
 
 
-def _sparse_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _lone_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A random fill that runs by itself, with three arguments before the stream."""
     args = args + (None,) * (9 - len(args))
     target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:4], args[4:]
     draws_here = key is not None or can_draw_key(generator, target.device)
-    on_device = key_tensor is not None or arguments[2] is not None
+    on_device = key_tensor is not None or any(isinstance(value, Tensor) for value in arguments)
     if kwargs or on_device or not draws_here or not pending.accepts(target):
         return _overwrite(pending, func, args, kwargs)
-    fills.validate("sparse_", target, args[1:])
+    fills.validate(func._opname, target, args[1:])
     words = key or key_from_generator(generator, target.device)
     pending.add_run(target, Call(func, (*arguments, None, words, None, *region)))
     waiting.bump_version(target)
     return None
-
-
-def _postpone(tensor: Tensor, make: Callable[[], Callable[[Tensor], None]]) -> bool:
-    """Record what `make` gives, if this tensor's initialization may wait."""
-    pending = waiting.current()
-    if pending is None or not pending.accepts(tensor):
-        return False
-    pending.add_run(tensor, make())
-    waiting.bump_version(tensor)
-    return True
-
-
-orthogonal.postpone = _postpone
 
 
 def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:

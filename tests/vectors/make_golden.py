@@ -6,9 +6,7 @@ The fills run on the baseline instruction set; test_golden.py holds every instru
 machine, one and two threads, and CUDA where there is a GPU, to the same digests. A digest is
 BLAKE2b (16 bytes) of the elements' little-endian bytes in row-major order. A change of golden.json
 is a change of the stream: it needs a new STREAM_VERSION and a CHANGELOG entry, and the old file
-stays beside it, as golden_v1.json does, to show what did not change. `orthogonal_` is absent, for
-its factorisation is a library's.
-"""
+stays beside it, as golden_v1.json does, to show what did not change."""
 
 from __future__ import annotations
 
@@ -71,6 +69,15 @@ MATRICES: list[tuple[str, dict[str, Any]]] = [
     ("sparse_", {"sparsity": 0.3, "std": 0.02}),
 ]
 
+# Some blocks of reflectors, a batch, and a part of which no row is whole.
+ORTHOGONAL: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("orthogonal_", {"gain": 1.5}, {"key": [42, 0], "shape": [150, 131]}),
+    ("orthogonal_", {}, {"key": [7, 2**40], "shape": [33, 13, 11]}),
+    ("orthogonal_", {"batch_axis": 1}, {"key": [2**64 - 1, 2**63 - 3], "shape": [9, 5, 7]}),
+    ("orthogonal_", {}, {"key": [1, 2**64 - 2], "shape": [9, 61], "of": [70, 300], "at": [58, 33]}),
+    ("delta_orthogonal_", {}, {"key": [42, 0], "shape": [9, 7, 3, 2]}),
+]
+
 
 def cases() -> Iterator[dict[str, Any]]:
     """Every fill of the golden file, without its digest."""
@@ -79,6 +86,9 @@ def cases() -> Iterator[dict[str, Any]]:
         for function, arguments in laws:
             for dtype in DTYPES:
                 yield {"function": function, "arguments": arguments, "dtype": dtype, **place}
+    for function, arguments, place in ORTHOGONAL:
+        for dtype in DTYPES:
+            yield {"function": function, "arguments": arguments, "dtype": dtype, **place}
 
 
 def fill(case: dict[str, Any], device: str = "cpu") -> torch.Tensor:

@@ -7,7 +7,6 @@ the translation of what waits for a stand-in into steps. Must not know which cod
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -25,6 +24,8 @@ from fastinit.models.steps import Constant, Draw, Made, Step, Value, What, words
 
 _FLAG = "_is_hf_initialized"  # transformers' note that something is loaded; stale ones stop it
 _aten = torch.ops.aten
+_SPARSE = torch.ops.fastinit.sparse_.default
+_ORTHOGONAL = torch.ops.fastinit.orthogonal_.default
 
 
 class _Before:
@@ -265,9 +266,7 @@ def stand_ins(recorder: Recorder, tensors: dict[str, tuple[nn.Module, str]]) -> 
 def _words(record: Record) -> Words | None:
     words = record.fill and record.fill[1]
     run = record.run
-    if isinstance(run, functools.partial) and "source" in run.keywords:
-        words = run.keywords["source"][1]
-    elif isinstance(run, Call) and run.function is torch.ops.fastinit.sparse_.default:
+    if isinstance(run, Call) and run.function in (_SPARSE, _ORTHOGONAL):
         words = run.arguments[4]
     return None if words is None else (words[0], words[1])  # a list where torch passed it on
 
@@ -297,10 +296,10 @@ def _what(record: Record, same_shape: bool) -> What | None:
         return Constant(complex(value))
     if words is None or not same_shape:
         return None
-    if isinstance(run, functools.partial):
-        plain = run.keywords["region"] is None
-        return Made(Orthogonal(run.keywords["factor"]), words) if plain else None
     assert isinstance(run, Call)
-    sparsity, std, _, _, _, _, *region = run.arguments
-    plain = all(part is None for part in region)
-    return Made(Sparse(sparsity, std), words) if plain else None
+    first, second, third, _, _, _, *region = run.arguments
+    if any(part is not None for part in region):
+        return None
+    if run.function is _SPARSE:
+        return Made(Sparse(first, second), words)
+    return Made(Orthogonal(first, batch_axis=() if third is None else tuple(third)), words)
