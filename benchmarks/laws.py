@@ -202,16 +202,17 @@ class SparseColumns(Normal):
 
 @dataclass(frozen=True)
 class Orthogonal(Law):
-    """Q of the stream's standard normal matrix, with the signs that make R's diagonal positive."""
+    """A square weight: the transpose of the product of the reflections of docs/stream.md."""
 
     def strict(self, tensor: Tensor, key: KeyPair) -> Metrics:
         size = tensor.shape[0]
         index = np.arange(size * size, dtype=np.uint64)
-        drawn = torch.from_numpy(reference.normal(key, index)).reshape(size, size)
-        r = tensor.double() @ drawn  # a square weight is the transpose
+        drawn = reference.normal(key, index).reshape(size, size)
+        vector = np.random.default_rng(0).normal(size=size)
+        expected = _reflected(drawn, vector)
+        error = np.abs(tensor.double().numpy().T @ vector - expected).max()
         require(
-            float(r.tril(-1).abs().max()) < 1e-4 * math.sqrt(size) and bool((r.diag() > 0).all()),
-            "Q^T times the stream's normal matrix is not triangular with a positive diagonal",
+            float(error) < 1e-4, f"off by {error:g} from the reflections of the stream's matrix"
         )
         return self.plausible(tensor)
 
@@ -220,3 +221,13 @@ class Orthogonal(Law):
         error = float((q.T @ q - torch.eye(q.shape[1])).square().mean().sqrt())
         require(error < 1e-6, f"Q^T Q is not the identity: root mean square error {error:g}")
         return {"error": error}
+
+
+def _reflected(drawn: Float64Array, vector: Float64Array) -> Float64Array:
+    """What the orthogonal matrix made of a square normal one makes of a vector."""
+    result: Float64Array = -np.where(drawn.diagonal() < 0, -1.0, 1.0) * vector
+    for k in reversed(range(len(drawn))):
+        v = drawn[k:, k].copy()
+        v[0] += math.copysign(float(np.linalg.norm(v)), v[0])
+        result[k:] -= v * (2.0 * (v @ result[k:]) / (v @ v))
+    return result

@@ -32,9 +32,9 @@ def orthogonal_(
     """Fill the tensor with a (semi-)orthogonal matrix, uniform among all of its shape.
 
     Formula: gain Q, or its transpose, with Q = H_1 ... H_n D, where column k of a normal matrix is
-    the vector of the reflection H_k and D turns the signs: the Q of Q R, diag(R) > 0, without a
-    factorization. The rows or the columns, whichever are fewer, are orthonormal; dimensions beyond
-    the first are one.
+    the vector of the reflection H_k and D turns the signs: the law of the Q of a normal matrix Q R,
+    diag(R) > 0, without a factorization. The rows or the columns, whichever are fewer, are
+    orthonormal; dimensions beyond the first are one.
 
     Source: Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear
     neural networks" (2014); Stewart, "The efficient generation of random orthogonal matrices"
