@@ -154,7 +154,7 @@ def filled(
     return torch.full(shape, -192.0, device=device, dtype=dtype)
 
 
-@pytest.mark.parametrize(("initializer", "function"), CALLS, ids=lambda x: repr(x)[:40])
+@pytest.mark.parametrize(("initializer", "function"), CALLS, ids=[repr(c[0]) for c in CALLS])
 def test_a_call_is_the_function(initializer: Initializer, function: Any, device: str) -> None:
     w = filled(SHAPE, device)
     assert initializer(w, key=7) is w

@@ -62,7 +62,6 @@ BIASES = {name for name in ALL if name.endswith("proj.bias")}
         (Role("residual_out"), OUT),
         (Role("residual_out", under="layers.1.**"), {n for n in OUT if n.startswith("layers.1.")}),
     ],
-    ids=str,
 )  # fmt: skip
 def test_patterns(pattern: Any, expected: set[str]) -> None:
     model = Model()
