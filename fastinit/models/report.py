@@ -10,7 +10,7 @@ import json
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -225,8 +225,12 @@ def _note(plan: Plan) -> str:
 
 
 def _law(plan: Plan, initializer: Initializer | None, resolved: Initializer | None) -> str:
-    if initializer is not None and resolved is not None:
-        return table.law_text(initializer, [resolved])
+    if plan.initializer is not None and resolved is not None:
+        return table.law_text(plan.initializer, [resolved])
+    if initializer is not None:  # as recorded, so that its numbers come from arithmetic
+        held = {field.name: getattr(initializer, field.name) for field in fields(initializer)}
+        short = {name: float(f"{n:.5g}") for name, n in held.items() if isinstance(n, float)}
+        return repr(replace(initializer, **short))
     what = plan.steps[0].what
     if isinstance(what, Draw):
         law = what.law

@@ -132,13 +132,24 @@ def _scaled_by_depth(told: Sequence[Record]) -> list[str]:
     reading = next((first[role] for role in _READING if role in first), None)
     if reading is None:
         return []
-    outward = [first[role] for role in _OUTWARD if role in first]
+    scaled = [first[role] for role in _OUTWARD if role in first and _by_depth(first[role], reading)]
+    plain = [first[role] for role in _OUTWARD if role in first and _same(first[role], reading)]
     inward = [first[role] for role in _INWARD if role in first]
-    return [*_scaled_inward(reading, outward[:1], inward), *_scaled_once(reading, outward)]
+    return [*_scaled_inward(reading, scaled[:1], inward), *_scaled_once(scaled[:1], plain[:1])]
+
+
+def _by_depth(record: Record, reading: Record) -> bool:
+    """Whether its std is that of `reading` over the square root of the depth, or of twice it."""
+    blocks = reading.found.site.blocks
+    depths = {len(block.list.indices) for block in blocks} | {b.number + 1 for b in blocks}
+    scales = [math.sqrt(factor * depth) for depth in depths for factor in (1, 2) if depth > 1]
+    return not _by_fan(record, reading) and any(
+        math.isclose(_std(record) * scale, _std(reading), rel_tol=_SAME) for scale in scales
+    )
 
 
 def _scaled_inward(
-    reading: Record, outward: Sequence[Record], inward: Sequence[Record]
+    reading: Record, scaled: Sequence[Record], inward: Sequence[Record]
 ) -> list[str]:
     """The scale of what writes to the residual stream, on a projection that does not.
 
@@ -148,32 +159,21 @@ def _scaled_inward(
         f"{record.name} has the std of {out.name}, {_std(out):.3g}, though it does not write to "
         f"the residual stream; {reading.name} has {_std(reading):.3g}"
         for record in inward
-        for out in outward
-        if _same(record, out) and not _same(record, reading)
+        for out in scaled
+        if _same(record, out)
     ]
 
 
-def _scaled_once(reading: Record, outward: Sequence[Record]) -> list[str]:
+def _scaled_once(scaled: Sequence[Record], plain: Sequence[Record]) -> list[str]:
     """A scale by depth on one of the two that write to the residual stream in each block.
 
     Seen in OLMo (pull request 607), where ff_out alone had it.
     """
-    blocks = reading.found.site.blocks
-    depths = {len(block.list.indices) for block in blocks} | {b.number + 1 for b in blocks}
-    scales = [math.sqrt(factor * depth) for depth in depths for factor in (1, 2) if depth > 1]
-    plain = [record for record in outward if _same(record, reading)]
-    scaled = [
-        record
-        for record in outward
-        for scale in scales
-        if math.isclose(_std(record) * scale, _std(reading), rel_tol=_SAME)
-        and not _by_fan(record, reading)
-    ]
     return [
         f"{one.name} has a std scaled by depth, {_std(one):.3g}, and {other.name} has not, "
         f"{_std(other):.3g}, though both write to the residual stream"
-        for one in scaled[:1]
-        for other in plain[:1]
+        for one in scaled
+        for other in plain
     ]
 
 
