@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -368,6 +368,15 @@ def test_odd_laws_are_warned_of_whoever_has_them() -> None:
         assert "the bounds of linear.weight never act" in warning and "100 std" in warning
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler, also where the shell has it ignored, as in `make test &`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_whole_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that comes between the draws and the zero of a padding row waits for that."""
     whole, model = Model(), Model()
