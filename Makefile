@@ -14,7 +14,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs dist bench gpu clean
+.PHONY: help venv demo test lint docs dist bench quality gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -52,7 +52,7 @@ lint: venv ## ruff, mypy, stubtest, clang-format
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	(cd tests && $(BIN)/mypy --config-file= --strict typed_use.py && $(BIN)/stubtest fastinit._C)
-	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' |
+	find csrc tests tools -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' |
 	  xargs $(BIN)/clang-format --dry-run -Werror
 
 docs: venv ## the manual, in docs/_build/html; a warning is an error
@@ -72,6 +72,11 @@ bench: venv ## build in place, and measure against stock torch on the CPU
 	$(INSTALL) matplotlib numpy scipy
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	$(BIN)/python -m benchmarks run --goals
+
+quality: venv ## build in place, and a minute of TestU01, PractRand and laws at scale
+	$(INSTALL) numpy scipy
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -m tools.quality short
 
 # Builds in place, for the GPU at hand, and needs no package index where PYTHON has a CUDA torch.
 # Every part has its limit, ten minutes in all; everything runs, and the failures are told at the end
