@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import signal
 import sys
 import time
@@ -28,14 +29,15 @@ from fastinit.models.report import Report
 
 ALPHA = 1e-4  # for a model
 _SECONDS = 120  # for a model
+_AGAIN = re.compile(r"(\w+)\((.*)\) ran again with defaults$")
 
 
 @dataclasses.dataclass
 class Outcome:
     """What came of one architecture.
 
-    verdict: "same", "named" (the same but for tensors that the model's code cannot make again and
-    that are named), "differs" or "not built".
+    verdict: "same", "named" (the same but for tensors of which the report says that the model's
+    code could not make them again, or had to assume an argument), "differs" or "not built".
     """
 
     package: str
@@ -46,6 +48,7 @@ class Outcome:
     constant: int = 0  # parameters compared by their values
     buffers: int = 0
     what: str = ""
+    why: str = ""
     seconds: float = 0.0
 
 
@@ -58,8 +61,7 @@ def compare(make: Maker, outcome: Outcome) -> None:
     except RuntimeError as error:  # buffers
         outcome.verdict, outcome.what = "named", str(error).split(": ", 1)[-1].split("; make")[0]
         return
-    named = [record.name for record in report if record.note.startswith("no code")]
-    judge(stock, made, named, outcome)
+    judge(stock, made, said(report, made), outcome)
 
 
 def _made_again(make: Maker) -> tuple[Report, nn.Module]:
@@ -75,10 +77,31 @@ def _made_again(make: Maker) -> tuple[Report, nn.Module]:
     return fastinit.materialize_(made, "cpu", seed=1, strict=False), made
 
 
-def judge(stock: nn.Module, made: nn.Module, named: list[str], outcome: Outcome) -> None:
+def said(report: Report, made: nn.Module) -> dict[str, str]:
+    """Of which parameters the report says that they may not be what the constructor made."""
+    found = {}
+    kinds = {m[1]: m[2] for w in report.warnings if (m := _AGAIN.match(w))}
+    problems = next((w for w in report.warnings if w.startswith("code of the model could")), "")
+    modules = [line.split(": ", 1)[0] for line in problems.split(": ", 1)[-1].split("; ")]
+    parts = dict(made.named_modules())
+    for record in report:
+        steps = record.name.split(".")
+        around = [".".join(steps[:end]) for end in range(len(steps))]
+        if record.note.startswith(("no code", "assumes")):
+            found[record.name] = record.note
+        elif problems and any((name or "the model") in modules for name in around):
+            found[record.name] = "code that could not run again"
+        else:
+            assumed = [kinds[k] for n in around if (k := type(parts[n]).__name__) in kinds]
+            if assumed:
+                found[record.name] = f"may rest on {assumed[0]}"
+    return found
+
+
+def judge(stock: nn.Module, made: nn.Module, told: dict[str, str], outcome: Outcome) -> None:
     """Compare a model of its package with one of ours."""
     ours = dict(made.named_parameters())
-    pairs = [(name, p, ours[name]) for name, p in stock.named_parameters() if name not in named]
+    pairs = [(name, p, ours[name]) for name, p in stock.named_parameters()]
     outcome.constant = len(pairs)
     buffers = dict(made.named_buffers())
     for name, buffer in stock.named_buffers():
@@ -92,8 +115,11 @@ def judge(stock: nn.Module, made: nn.Module, named: list[str], outcome: Outcome)
     found, wrong = p_values(pairs)
     wrong += rejected(found, ALPHA)
     outcome.drawn, outcome.constant = len(found), outcome.constant - len(found)
-    outcome.verdict = "differs" if wrong else "named" if named else "same"
-    outcome.what = ", ".join(wrong or named)
+    unsaid = [name for name in wrong if name not in told]
+    outcome.verdict = "differs" if unsaid else "named" if wrong else "same"
+    outcome.what = ", ".join(unsaid or wrong)
+    if wrong and not unsaid:
+        outcome.why = "; ".join(sorted({told[name] for name in wrong}))
 
 
 def run(only: list[str], path: Path | None) -> list[Outcome]:

@@ -60,7 +60,8 @@ def test_a_model_that_initializes_in_its_constructor() -> None:
     assert torch.equal(model.frequencies, stock.frequencies)
     assert model.head.weight is model.words.weight
     assert (model.words.weight[3] == 0).all() and (model.words.weight[4] != 0).any()
-    assert any("scale=0.1" in warning for warning in report.warnings)  # which it has to assume
+    assert not any("scale=0.1" in warning for warning in report.warnings)  # as the call shows
+    assert "Net(depth=2) ran again with defaults" in report.warnings  # which no call shows
     assert report["blocks.1.down.weight"].std == pytest.approx(0.02 / 2**0.5)
     assert len(report) == len(list(model.named_parameters()))
 

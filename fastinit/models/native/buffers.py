@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import nn
 
 from fastinit.models.native.constructors import construct_again
+from fastinit.models.native.makers import Makers
 from fastinit.models.native.run import is_pretrained_model
 
 
@@ -34,9 +35,9 @@ def compute_buffers(
         lacks: whether a module has buffers that nobody has written.
         enter: is told of each module, by name, before its code runs.
     """
-    owners = _owners(root)
+    owners, makers = _owners(root), Makers(root)
     for name, module in modules:
-        for hook in _hooks(module, owners.get(id(module))):
+        for hook in _hooks(module, owners.get(id(module)), makers):
             if not lacks(module):
                 break
             enter(name, module)
@@ -46,7 +47,9 @@ def compute_buffers(
                 continue  # what is lacking in the end is named
 
 
-def _hooks(module: nn.Module, owner: nn.Module | None) -> list[Callable[[], object]]:
+def _hooks(
+    module: nn.Module, owner: nn.Module | None, makers: Makers
+) -> list[Callable[[], object]]:
     hooks: list[Callable[[], object]] = []
     words = ["init_non_persistent_buffers", "_init_self_buffers", "reset_running_stats"]
     if not any(parameter is not None for parameter in module._parameters.values()):
@@ -59,7 +62,7 @@ def _hooks(module: nn.Module, owner: nn.Module | None) -> list[Callable[[], obje
         initialize = owner._init_weights
         assert callable(initialize)
         hooks.insert(sum(hasattr(module, word) for word in words[:2]), lambda: initialize(module))
-    return [*hooks, lambda: construct_again(module)]
+    return [*hooks, lambda: construct_again(module, makers)]
 
 
 def _owners(root: nn.Module) -> dict[int, nn.Module]:

@@ -52,7 +52,7 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
     with stand_ins(recorder, {**places, **held}):
         if parameters:
             with Logarithms(recorder) as seen:
-                told = run_native(module, recorder.enter)
+                told = run_native(module, recorder.enter, recorder.state)
             told.remarks = seen.remarks
         if meta:
             _compute(module, recorder, {name: held[name] for name in meta})
@@ -63,7 +63,10 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         lacking = _lacking(recorder, one, steps)
         if lacking:
             plan.uncovered.append(name)
+        guess = told.guesses.get(id(one.tensor))
         note = "no code initializes it" if lacking else ""
+        if guess is not None and guess.holds(recorder.state(one.tensor)):
+            note = f"assumes {', '.join(sorted(guess.assumed))}"
         plan.parameters.append(Plan(name, steps, "native", note=note, names=names))
     for name, names in first_names(held).items():
         one = recorder.of(tensor_at(held[name]))

@@ -169,6 +169,12 @@ class Recorder(Pending):
             return True
         return found.before.ran and found.was_meta and poisoned(found.memory)
 
+    def state(self, tensor: Tensor) -> list[Record]:
+        """What waits for a stand-in, given as its tensor."""
+        found = self._stand_ins[address(tensor)]
+        with torch._C.DisableTorchFunction():  # or `recording` would take it for a look inside
+            return self.records(found.memory)
+
     def choose(self, tensor: Tensor) -> Key:
         """The key of a draw: by the name of the tensor it writes, and its number there.
 

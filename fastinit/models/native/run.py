@@ -8,14 +8,18 @@ that the tensors it writes are stand-ins, nor what becomes of them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastinit.models.names import modules_by_name
 from fastinit.models.native.constructors import construct_again
+from fastinit.models.native.makers import Makers
+from fastinit.models.native.values import Guess
 
+_FLAG = "_is_hf_initialized"
 _METHODS = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 # Of a model of transformers these walk over modules, which is done here.
 _WALKS = frozenset({"post_init", "init_weights", "_init_weights", "initialize_weights"})
@@ -27,32 +31,57 @@ class Told:
 
     assumed: list[str] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)  # by the module's name
+    guesses: dict[int, Guess] = field(default_factory=dict)  # by the tensor's id
     remarks: list[str] = field(default_factory=list)
 
 
-def run_native(module: nn.Module, enter: Callable[[str, nn.Module], None]) -> Told:
+def run_native(
+    module: nn.Module,
+    enter: Callable[[str, nn.Module], None],
+    state: Callable[[Tensor], Sequence[object]],
+) -> Told:
     """Initialize the module by its own code.
 
     Args:
         module: whose tensors are to be written.
         enter: is told of each module, by name, before its code runs.
+        state: what waits for a tensor, another list after every write.
     """
-    told = Told()
+    told, makers = Told(), Makers(module)
     names = {id(part): name for name, part in modules_by_name(module)}
     owned = set(_owned(module, False))
     for part in _children_first(module, set()):
         name = names.get(id(part), "")
         enter(name, part)
-        _construct(part, name, id(part) in owned, told)
-    for owner, part in list(_with_owners(module, None, set())):
-        name = names.get(id(part), "")
-        enter(name, part)
-        _call(getattr(owner, "_init_weights"), (part,), name, told)  # noqa: B009
+        _construct(part, name, id(part) in owned, makers, state, told)
+    with _flags(module):
+        for owner, part in list(_with_owners(module, None, set())):
+            name = names.get(id(part), "")
+            enter(name, part)
+            _call(getattr(owner, "_init_weights"), (part,), name, told)  # noqa: B009
+            setattr(part, _FLAG, True)
     for part in _children_first(module, set()):
         if hasattr(part, "reset_lora_parameters"):
             enter(names.get(id(part), ""), part)
             _reset_adapters(part, module, names.get(id(part), ""), told)
     return told
+
+
+@contextmanager
+def _flags(module: nn.Module) -> Iterator[None]:
+    """Take away, for a time, transformers' notes of which modules are initialized.
+
+    Stale ones make code do nothing. New ones belong to what a model does: some modules ask whether
+    their children have them.
+    """
+    before = [(part, vars(part).pop(_FLAG)) for part in module.modules() if _FLAG in vars(part)]
+    try:
+        yield
+    finally:
+        for part in module.modules():
+            vars(part).pop(_FLAG, None)
+        for part, flag in before:
+            setattr(part, _FLAG, flag)
 
 
 def is_pretrained_model(module: nn.Module) -> bool:
@@ -63,13 +92,21 @@ def is_pretrained_model(module: nn.Module) -> bool:
     )
 
 
-def _construct(module: nn.Module, name: str, owned: bool, told: Told) -> None:
+def _construct(
+    module: nn.Module,
+    name: str,
+    owned: bool,
+    makers: Makers,
+    state: Callable[[Tensor], Sequence[object]],
+    told: Told,
+) -> None:
     """What the module did when it was made, or what it offers for that."""
     if type(module).__module__.startswith("torch.nn.modules."):
         _reset(module, _METHODS[:2], name, told)  # all that their constructors do
         return
-    again = construct_again(module, skip=_WALKS if owned else frozenset())
+    again = construct_again(module, makers, state, skip=_WALKS if owned else frozenset())
     if not owned:
+        told.guesses |= again.guesses
         # What the owner's _init_weights does not write shows by itself.
         for problem in again.problems:
             told.problems[name] = f"{problem.statement}: {problem.reason}"
@@ -77,7 +114,8 @@ def _construct(module: nn.Module, name: str, owned: bool, told: Told) -> None:
             told.assumed.append(f"{type(module).__name__}({', '.join(sorted(again.assumed))})")
     if again.ran or again.problems or is_pretrained_model(module):
         return
-    _reset(module, _METHODS, name, told)
+    # Of these methods the owner calls none unless its code says so.
+    _reset(module, _METHODS[:2] if owned else _METHODS, name, told)
 
 
 def _reset(module: nn.Module, methods: tuple[str, ...], name: str, told: Told) -> None:

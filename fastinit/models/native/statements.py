@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 
 # Methods and functions that initialize, by the last part of their names.
-_INITIALIZES = re.compile(r"(init|reset).*(weight|param)|^apply$|named_apply|[^_]_$")
+_INITIALIZES = re.compile(
+    r"(init|reset).*(weight|param)|(weight|param).*(init|reset)|^apply$|named_apply|[^_]_$"
+)
 _OTHERS = ("requires_grad_", "share_memory_", "rename_")
 _HOLDERS = ("Parameter", "Buffer", "register_buffer")
 
@@ -87,6 +89,8 @@ class Source:
     def is_initialization(self, call: ast.Call) -> bool:
         """Whether the name of what is called says that it initializes."""
         last = dotted(call.func).split(".")[-1]
+        if last.endswith("_init"):  # of another module; what one's own does is looked at
+            return not self.is_own_method(call)
         return bool(_INITIALIZES.search(last)) and last not in _OTHERS
 
     def is_own_method(self, call: ast.Call) -> bool:
