@@ -106,7 +106,7 @@ def digest(tensor: torch.Tensor) -> str:
 
 def shipped(case: dict[str, Any]) -> bool:
     """Whether the self-test of an installation has the case."""
-    return case["shape"] == [37, 29] and case["dtype"] in ("float32", "bfloat16", "float64")
+    return case["key"] == [42, 0] and case["dtype"] in ("float32", "bfloat16", "float64")
 
 
 def write(path: Path, recorded: list[dict[str, Any]], header: dict[str, Any]) -> None:
