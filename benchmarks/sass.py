@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "csrc" / "cuda" / "fill.cu"
+MEASURE = SOURCE.with_name("measure.cu")
 # What the build uses; setup.py defines it and, run under another name, does nothing.
 FLAGS: list[str] = runpy.run_path(str(ROOT / "setup.py"), run_name="flags")["NVCC_FLAGS"]
 
@@ -71,12 +72,12 @@ PTXAS = re.compile(
 )
 
 
-def compile_kernels(arch: int, cubin: Path) -> dict[str, Resources]:
-    """Compiles fill.cu for sm_`arch`; the resources of each kernel by its mangled name."""
+def compile_kernels(arch: int, cubin: Path, source: Path = SOURCE) -> dict[str, Resources]:
+    """Compiles a file for sm_`arch`; the resources of each kernel by its mangled name."""
     nvcc = find_tool("nvcc")
     command = [nvcc, *FLAGS, f"-arch=sm_{arch}", "-Xptxas=-v", "-cubin"]
     run = subprocess.run(
-        [*command, "-o", str(cubin), str(SOURCE)], capture_output=True, text=True, check=False
+        [*command, "-o", str(cubin), str(source)], capture_output=True, text=True, check=False
     )
     if run.returncode != 0:
         raise RuntimeError(f"nvcc failed:\n{run.stderr}")

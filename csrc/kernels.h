@@ -75,6 +75,15 @@ void write_table(const FillSpec* specs, int64_t count, void* host);
 int copy_table(const void* host, int64_t count, void* table, void* stream);
 int fill_table(const void* host, int64_t count, const void* table, void* stream);
 
+// Adds `spec` to the two rows of kRowColumns numbers and to their peaks, `units` of each. `memory`,
+// at a multiple of 8, is for it alone until it is done.
+int64_t measure_memory(const MomentsSpec& spec);
+int measure(const MomentsSpec& spec, double* rows, float* peaks, void* memory, void* stream);
+
+// What measure() would do, by so many blocks of so many threads; as emulate() below.
+void emulate_measure(const MomentsSpec& spec, double* rows, float* peaks, int64_t blocks,
+                     int64_t threads);
+
 // What fill() or fill_table() of all specs would do on a GPU, done on the CPU, one thread after the
 // other; in every build, for tests.
 void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threads);

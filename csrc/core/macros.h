@@ -1,7 +1,7 @@
 // The words that differ between compilers. Owns FASTINIT_HD, which makes a function callable
 // from the host and from CUDA device code, FASTINIT_UNROLL and FASTINIT_NO_UNROLL, which rule the
 // loop behind them, FASTINIT_ANY_CALLEE before a template that calls what its caller may call,
-// FASTINIT_MULTIPLY_WIDE, and FASTINIT_ISA, the inline namespace that keeps the
+// FASTINIT_MULTIPLY_WIDE, FASTINIT_RAISE, and FASTINIT_ISA, the inline namespace that keeps the
 // copies of the core compiled for different instruction sets apart, so that the linker can never
 // replace a baseline copy by one that needs AVX-512.
 #pragma once
@@ -28,6 +28,13 @@
   asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b))
 #else
 #define FASTINIT_MULTIPLY_WIDE(product, a, b) product = static_cast<uint64_t>(a) * (b)
+#endif
+
+// word = max(word, value), for a word that other CUDA threads raise as well.
+#if defined(__CUDA_ARCH__)
+#define FASTINIT_RAISE(word, value) atomicMax(&(word), value)
+#else
+#define FASTINIT_RAISE(word, value) word = (word) < (value) ? (value) : (word)
 #endif
 
 #if !defined(FASTINIT_ISA)

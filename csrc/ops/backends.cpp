@@ -184,6 +184,8 @@ void emulate_cuda(int64_t blocks, int64_t threads) {
   emulated_threads = threads;
 }
 
+Grid emulated_grid() { return {emulated_blocks.load(std::memory_order_relaxed), emulated_threads}; }
+
 void check_backend(const char* op, const Tensor& self) {
 #if defined(FASTINIT_WITH_CUDA)
   const bool filled = self.is_cpu() || self.is_cuda();

@@ -47,4 +47,9 @@ void prefer_huge_pages(void* memory, size_t bytes);
 // many threads; none means that the CPU engine does.
 void emulate_cuda(int64_t blocks, int64_t threads);
 
+struct Grid {
+  int64_t blocks, threads;
+};
+Grid emulated_grid();
+
 }  // namespace fastinit

@@ -5,12 +5,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "../kernels.h"
 #include "backends.h"
 #include "ops.h"
+
+#if defined(FASTINIT_WITH_CUDA)
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
 
 namespace fastinit {
 
@@ -21,23 +27,27 @@ namespace {
 constexpr int64_t kGrain = 65536;  // elements; below it a thread costs more than it saves
 constexpr int64_t kUnit = 4096;    // threads begin at multiples of this many
 constexpr int kRows = 2;
-constexpr int kColumns = 7;  // count, mean, m2, abs_max, dead, saturated, nonfinite
+
+bool is_fused(const Tensor& values) {
+  const at::ScalarType type = values.scalar_type();
+  return type == at::kFloat || type == at::kBFloat16 ||
+         (type == at::kHalf && reads_on_device(values));
+}
 
 void check(const Tensor& rows, const Tensor& peaks, const Tensor& values, int64_t inner) {
-  TORCH_CHECK_VALUE(rows.is_cpu() && rows.scalar_type() == at::kDouble && rows.is_contiguous() &&
-                        rows.sizes() == at::IntArrayRef({kRows, kColumns}),
-                    "rows must be a contiguous float64 tensor of shape (2, 7) on the CPU, got ",
-                    rows.scalar_type(), " ", rows.sizes(), " on ", rows.device());
+  TORCH_CHECK_VALUE(values.is_non_overlapping_and_dense() && is_fused(values),
+                    "values must be a dense tensor of float32, bfloat16 or, on CUDA, float16, got ",
+                    values.scalar_type(), " ", values.sizes(), " on ", values.device());
+  TORCH_CHECK_VALUE(rows.device() == values.device() && rows.scalar_type() == at::kDouble &&
+                        rows.is_contiguous() &&
+                        rows.sizes() == at::IntArrayRef({kRows, kRowColumns}),
+                    "rows must be a contiguous float64 tensor of shape (2, 7) on ", values.device(),
+                    ", got ", rows.scalar_type(), " ", rows.sizes(), " on ", rows.device());
   TORCH_CHECK_VALUE(
-      peaks.is_cpu() && peaks.scalar_type() == at::kFloat && peaks.is_contiguous() &&
-          peaks.dim() == 2 && peaks.size(0) == kRows && peaks.size(1) > 0,
-      "peaks must be a contiguous float32 tensor of shape (2, units) on the CPU, got ",
-      peaks.scalar_type(), " ", peaks.sizes(), " on ", peaks.device());
-  TORCH_CHECK_VALUE(
-      values.is_cpu() && values.is_non_overlapping_and_dense() &&
-          (values.scalar_type() == at::kFloat || values.scalar_type() == at::kBFloat16),
-      "values must be a dense float32 or bfloat16 tensor on the CPU, got ", values.scalar_type(),
-      " ", values.sizes(), " on ", values.device());
+      peaks.device() == values.device() && peaks.scalar_type() == at::kFloat &&
+          peaks.is_contiguous() && peaks.dim() == 2 && peaks.size(0) == kRows && peaks.size(1) > 0,
+      "peaks must be a contiguous float32 tensor of shape (2, units) on ", values.device(),
+      ", got ", peaks.scalar_type(), " ", peaks.sizes(), " on ", peaks.device());
   TORCH_CHECK_VALUE(inner > 0 && values.numel() % (inner * peaks.size(1)) == 0, "inner is ", inner,
                     ", but ", values.numel(), " values do not divide into ", peaks.size(1),
                     " units of as many elements");
@@ -50,7 +60,8 @@ struct Found {
 };
 
 // All elements, by as many threads as are worth it; merged in the order of the memory.
-Found measure_all(const MomentsSpec& spec, int64_t numel) {
+Found measure_all(const MomentsSpec& spec) {
+  const int64_t numel = spec.numel;
   const int64_t threads = std::clamp<int64_t>(numel / kGrain, 1, available_threads());
   std::vector<Found> found(threads);
   const int64_t share = ((numel + threads - 1) / threads + kUnit - 1) / kUnit * kUnit;
@@ -75,32 +86,33 @@ Found measure_all(const MomentsSpec& spec, int64_t numel) {
   return std::move(found[0]);
 }
 
-void add(double* row, float* peak, const Found& found, int64_t units) {
-  const bool empty = row[0] == 0;
-  int64_t dead = 0;
-  for (int64_t u = 0; u < units; ++u) {
-    float magnitude;
-    memcpy(&magnitude, &found.peaks[u], sizeof(magnitude));
-    if (std::isnan(magnitude)) magnitude = INFINITY;
-    peak[u] = empty ? magnitude : std::max(peak[u], magnitude);
-    dead += peak[u] == 0;
+void measure_cpu(const MomentsSpec& spec, double* rows, float* peaks) {
+  const Found found = measure_all(spec);
+  for (int i = 0; i < kRows; ++i) {
+    double* const row = rows + i * kRowColumns;
+    float* const peak = peaks + i * spec.units;
+    const bool empty = row[0] == 0.0;
+    int64_t dead = 0;
+    for (int64_t u = 0; u < spec.units; ++u) {
+      peak[u] = raised_peak(peak[u], found.peaks[u], empty);
+      dead += peak[u] == 0.0f;
+    }
+    add_to_row(row, found.moments, dead, spec.units);
   }
-  Moments moments;
-  moments.count = static_cast<int64_t>(row[0]);
-  moments.mean = row[1];
-  moments.m2 = row[2];
-  moments.abs_max = row[3];
-  moments.saturated = static_cast<int64_t>(row[5]);
-  moments.nonfinite = static_cast<int64_t>(row[6]);
-  merge_moments(moments, found.moments);
-  row[0] = static_cast<double>(moments.count);
-  row[1] = moments.mean;
-  row[2] = moments.m2;
-  row[3] = moments.abs_max;
-  row[4] = static_cast<double>(dead) / static_cast<double>(units);
-  row[5] = static_cast<double>(moments.saturated);
-  row[6] = static_cast<double>(moments.nonfinite);
 }
+
+#if defined(FASTINIT_WITH_CUDA)
+
+void measure_cuda(const MomentsSpec& spec, double* rows, float* peaks, at::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  const Tensor memory =
+      at::empty({cuda::measure_memory(spec)}, at::TensorOptions(at::kByte).device(device));
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  C10_CUDA_CHECK(static_cast<cudaError_t>(
+      cuda::measure(spec, rows, peaks, memory.mutable_data_ptr(), stream.stream())));
+}
+
+#endif
 
 }  // namespace
 
@@ -111,16 +123,23 @@ void measure_(const Tensor& rows, const Tensor& peaks, const Tensor& values, int
   if (values.numel() == 0) return;
   MomentsSpec spec;
   spec.data = values.const_data_ptr();
-  spec.dtype = values.scalar_type() == at::kFloat ? DType::kFloat32 : DType::kBFloat16;
+  spec.dtype = values.scalar_type() == at::kFloat      ? DType::kFloat32
+               : values.scalar_type() == at::kBFloat16 ? DType::kBFloat16
+                                                       : DType::kFloat16;
+  spec.numel = values.numel();
   spec.units = units;
   spec.inner = inner;
   spec.low = static_cast<float>(low);
   spec.high = static_cast<float>(high);
   spec.bounded = std::isfinite(low) || std::isfinite(high);
-  const Found found = measure_all(spec, values.numel());
-  auto* row = rows.mutable_data_ptr<double>();
-  auto* peak = peaks.mutable_data_ptr<float>();
-  for (int i = 0; i < kRows; ++i) add(row + i * kColumns, peak + i * units, found, units);
+  auto* const row = rows.mutable_data_ptr<double>();
+  auto* const peak = peaks.mutable_data_ptr<float>();
+#if defined(FASTINIT_WITH_CUDA)
+  if (values.is_cuda()) return measure_cuda(spec, row, peak, values.device());
+#endif
+  const Grid grid = emulated_grid();
+  if (grid.blocks == 0) return measure_cpu(spec, row, peak);
+  cuda::emulate_measure(spec, row, peak, grid.blocks, grid.threads);
 }
 
 }  // namespace fastinit

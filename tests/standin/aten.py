@@ -123,4 +123,5 @@ def replace_operators() -> torch.library.Library:
     return library
 
 
+torch.backends.cudnn.enabled = False  # whose operators the CPU lacks
 LIBRARY = replace_operators()

@@ -31,10 +31,12 @@ CXX_FLAGS = [
 
 def compile_to_ptx(folder: Path, *flags: str) -> str:
     """What nvcc makes of the kernels, with the flags of the build and these."""
-    target = folder / "fill.ptx"
     command = [sass.find_tool("nvcc"), *sass.FLAGS, f"-arch=compute_{ARCH}", "-ptx", *flags]
-    subprocess.run([*command, "-o", str(target), str(sass.SOURCE)], check=True)
-    return target.read_text()
+    targets = []
+    for source in sorted(sass.SOURCE.parent.glob("*.cu")):
+        targets.append(folder / source.with_suffix(".ptx").name)
+        subprocess.run([*command, "-o", str(targets[-1]), str(source)], check=True)
+    return "".join(target.read_text() for target in targets)
 
 
 def build(folder: Path, text: str, wanted: Callable[[str], bool] = lambda name: True) -> Path:

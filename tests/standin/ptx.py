@@ -14,6 +14,7 @@ SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
 COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "div": "/", "rem": "%"}
 LOGIC = {"and": "&", "or": "|", "xor": "^"}
+SHARED_BASE = "reinterpret_cast<uint64_t>(thread.shared)"
 SPECIAL = {
     "%tid.x": "thread.tid",
     "%ctaid.x": "thread.block",
@@ -68,11 +69,15 @@ def read(text: str, kind: str) -> str:
     return f"as<{value(kind)}>(static_cast<{bits(kind)}>({operand(text)}))"
 
 
-def address(text: str) -> str:
+def address(text: str, space: list[str]) -> str:
     match = re.fullmatch(r"\[([%$\w]+)(?:\+(-?\d+))?\]", text)
     if match is None:
         raise Unknown(text)
-    return f"{operand(match[1])} + {match[2] or 0}"
+    # An address in a register of 32 bits counts from where shared memory begins.
+    base = f"{SHARED_BASE} + " if space == ["shared"] and match[1].startswith("%r") else ""
+    if base and match[1].startswith("%rd"):
+        raise Unknown(text)
+    return f"{base}{operand(match[1])} + {match[2] or 0}"
 
 
 def assign(target: str, kind: str, expression: str) -> str:
@@ -105,6 +110,9 @@ def compute(name: str, parts: list[str], args: list[str]) -> str:
     target = args[0]
     if name in ("ld", "st"):
         return memory(name, modifiers, kind, args)
+    if (name, modifiers, kind) == ("atom", ["global", "max"], "s32"):
+        place = address(args[1], ["global"])
+        return assign(target, kind, f"raised({place}, {read(args[2], kind)})")
     reads = [] if "{" in "".join(args) or name == "cvt" else [read(arg, kind) for arg in args[1:]]
     match name, modifiers:
         case "mov", []:
@@ -123,7 +131,10 @@ def compute(name: str, parts: list[str], args: list[str]) -> str:
                     f"{operand(target)} = static_cast<uint{half}_t>({low}) | "
                     f"static_cast<{bits(kind)}>({high}) << {half};"
                 )
-            return f"{operand(target)} = static_cast<{bits(kind)}>({operand(args[1])});"
+            given = operand(args[1])
+            if kind == "u32" and given.startswith("reinterpret_cast"):  # of shared memory
+                given = f"{given} - {SHARED_BASE}"
+            return f"{operand(target)} = static_cast<{bits(kind)}>({given});"
         case ("cvta", ["to", "global"] | ["param"]):
             return f"{operand(target)} = {operand(args[1])};"
         case (("add" | "sub" | "mul" | "div"), ["rn"]) if floating:
@@ -197,9 +208,10 @@ def memory(name: str, modifiers: list[str], kind: str, args: list[str]) -> str:
         count = 2 if "v2" in modifiers else 4
         assert len(registers) == count
     whole = len(registers) * SIZES[kind[1:]]
-    lines = [f"check_alignment({address(place)}, {whole});"]
+    start = address(place, spaces)
+    lines = [f"check_alignment({start}, {whole});"]
     for i, register in enumerate(registers):
-        where = f"{address(place)} + {i * SIZES[kind[1:]]}"
+        where = f"{start} + {i * SIZES[kind[1:]]}"
         if name == "ld":
             loaded = value(kind) if kind[0] == "s" else bits(kind)
             lines.append(f"{operand(register)} = load<{loaded}>({where});")

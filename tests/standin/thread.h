@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -105,6 +106,16 @@ inline void check_alignment(uint64_t address, size_t bytes) {
   if (address % bytes == 0) return;
   std::fprintf(stderr, "misaligned access of %zu bytes\n", bytes);
   std::abort();
+}
+
+// Of a word that the threads of other blocks raise too.
+inline int32_t raised(uint64_t address, int32_t value) {
+  check_alignment(address, sizeof(value));
+  const std::atomic_ref<int32_t> word(*reinterpret_cast<int32_t*>(address));
+  int32_t old = word.load();
+  while (old < value && !word.compare_exchange_weak(old, value)) {
+  }
+  return old;
 }
 
 template <class T>

@@ -20,7 +20,12 @@ from fastinit._fill.extension import native
 # of saturation; elements that are nan or infinite.
 COLUMNS = ("count", "mean", "m2", "abs_max", "dead", "saturated", "nonfinite")
 _COUNT, _MEAN, _M2, _MAX, _DEAD, _SATURATED, _BAD = range(len(COLUMNS))
-_FUSED = {torch.float32, torch.bfloat16}
+_FUSED = {
+    "cpu": {torch.float32, torch.bfloat16},
+    "cuda": {torch.float32, torch.bfloat16, torch.float16}
+    if native.build_info()["cuda"]
+    else set(),
+}
 
 
 class Bounds(NamedTuple):
@@ -54,7 +59,7 @@ def accumulate(rows: Tensor, peaks: Tensor, values: Tensor, axis: int, bounds: B
     """
     if values.numel() == 0:
         return
-    if values.dtype in _FUSED and values.is_cpu and type(values) in (Tensor, torch.nn.Parameter):
+    if _is_fused(values):
         values, inner = _in_memory_order(values, axis)
         native.measure_(rows, peaks, values, inner, *bounds)
         return
@@ -63,6 +68,12 @@ def accumulate(rows: Tensor, peaks: Tensor, values: Tensor, axis: int, bounds: B
         torch.maximum(torch.where(rows[:, :1] > 0, peaks, 0.0), peak, out=peaks)
         _merge(rows, new)
         rows[:, _DEAD] = (peaks == 0).sum(1, dtype=rows.dtype) / peaks.shape[1]
+
+
+def _is_fused(values: Tensor) -> bool:
+    if type(values) not in (Tensor, torch.nn.Parameter):
+        return False
+    return values.dtype in _FUSED.get(values.device.type, ())
 
 
 def _in_memory_order(values: Tensor, axis: int) -> tuple[Tensor, int]:
@@ -86,9 +97,10 @@ def _reduce(values: Tensor, axis: int, bounds: Bounds, rows: Tensor) -> tuple[Te
     good = finite.sum(dtype=rows.dtype)
     mean = clean.sum() / good.clamp(min=1)
     m2 = torch.where(finite, clean - mean, 0.0).square().sum()
-    saturated = ((values <= bounds.low) | (values >= bounds.high)).sum(dtype=rows.dtype)
     count = rows.new_full((), values.numel())
-    none = rows.new_zeros(())
+    none = saturated = rows.new_zeros(())
+    if any(map(math.isfinite, bounds)):
+        saturated = ((values <= bounds.low) | (values >= bounds.high)).sum(dtype=rows.dtype)
     return torch.stack([count, mean, m2, clean.abs().amax(), none, saturated, count - good]), peak
 
 
