@@ -12,6 +12,7 @@
 #include "kernels.h"
 #include "ops/backends.h"
 #include "ops/ops.h"
+#include "ops/records.h"
 
 namespace py = pybind11;
 
@@ -177,6 +178,121 @@ void bind_operator(py::module_& module, const char* name, void (*signature)(Args
   module.def(name, from_python(call, signature), extra...);
 }
 
+// ------------------------------------------------------------------------------ what waits
+
+// As fastinit._fill.laws.Law holds it.
+using LawOf = std::tuple<int64_t, double, double, double, double, decltype(Fill::region)>;
+
+Fill fill_of(LawOf law, const std::array<int64_t, 2>& key) {
+  auto& [distribution, mean, std, low, high, region] = law;
+  return {distribution, mean, std, low, high, key, std::move(region)};
+}
+
+LawOf law_of(const Fill& fill) {
+  return {fill.distribution, fill.mean, fill.std, fill.low, fill.high, fill.region};
+}
+
+Action action_of(py::object object) {
+  return {new py::object(std::move(object)), [](void* held) {
+            const py::gil_scoped_acquire acquire;
+            delete static_cast<py::object*>(held);
+          }};
+}
+
+py::object object_of(const Action& action) { return *static_cast<py::object*>(action.get()); }
+
+py::object what_of(const What& what) {
+  if (const auto* fill = std::get_if<Fill>(&what)) {
+    return py::make_tuple(law_of(*fill), py::tuple(py::cast(fill->key)));
+  }
+  if (const auto* value = std::get_if<double>(&what)) return py::cast(*value);
+  return object_of(std::get<Action>(what));
+}
+
+py::tuple tuple_of(const Record& record) {
+  const Place& place = record.place;
+  const auto numbers = [](at::IntArrayRef list) { return py::tuple(py::cast(list.vec())); };
+  return py::make_tuple(place.dtype, numbers(place.sizes), numbers(place.strides), place.offset,
+                        record.begin, record.end, record.solid, what_of(record.what));
+}
+
+py::list list_of(const std::vector<Record>& records) {
+  py::list found;
+  for (const Record& record : records) found.append(tuple_of(record));
+  return found;
+}
+
+void bind_records(py::module_& module) {
+  using py::arg;
+  py::class_<Wave>(module, "Wave")
+      .def_property_readonly("device", [](const Wave& wave) { return wave.device; })
+      .def("run_fills", &Wave::run_fills, py::call_guard<py::gil_scoped_release>())
+      .def("run_constants", &Wave::run_constants, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("actions", [](const Wave& wave) {
+        py::list actions;
+        for (const auto& [tensor, action] : wave.actions) {
+          actions.append(py::make_tuple(tensor, object_of(action)));
+        }
+        return actions;
+      });
+  py::class_<Records>(module, "Records")
+      .def(py::init<>())
+      .def("__len__", &Records::size)
+      .def_property_readonly("storages", &Records::storages)
+      .def("admits", &Records::admits, arg("tensor"))
+      .def(
+          "add_fill",
+          [](Records& records, const at::Tensor& tensor, LawOf law,
+             const std::array<int64_t, 2>& key) {
+            return records.add(tensor, fill_of(std::move(law), key), true);
+          },
+          arg("tensor"), arg("law"), arg("key"))
+      .def(
+          "add_constant",
+          [](Records& records, const at::Tensor& tensor, double value, bool bump) {
+            return records.add(tensor, value, bump);
+          },
+          arg("tensor"), arg("value"), arg("bump"))
+      .def(
+          "add_action",
+          [](Records& records, const at::Tensor& tensor, py::object action) {
+            return records.add(tensor, action_of(std::move(action)));
+          },
+          arg("tensor"), arg("action"))
+      .def("full", &Records::full, arg("tensor"))
+      .def("overwritten", &Records::overwritten, arg("tensor"))
+      .def("survives_write", &Records::survives_write, arg("tensor"))
+      .def("expose", &Records::expose, arg("tensor"))
+      .def(
+          "of",
+          [](const Records& records, const at::Tensor& tensor) {
+            return list_of(records.of(tensor));
+          },
+          arg("tensor"))
+      .def(
+          "left_by",
+          [](const Records& records, const at::Tensor& tensor) {
+            return list_of(records.left_by(tensor));
+          },
+          arg("tensor"))
+      .def("allow_edits", &Records::allow_edits, arg("tensor"))
+      .def(
+          "editable",
+          [](const Records& records, const at::Tensor& tensor) -> std::optional<LawOf> {
+            const Fill* fill = records.editable(tensor);
+            return fill == nullptr ? std::nullopt : std::optional(law_of(*fill));
+          },
+          arg("tensor"))
+      .def("edit", &Records::edit, arg("tensor"), arg("mean"), arg("std"), arg("low"), arg("high"))
+      .def(
+          "take",
+          [](Records& records, const std::vector<at::Tensor>& tensors) {
+            return records.take(tensors);
+          },
+          arg("tensors"))
+      .def("take_all", &Records::take_all);
+}
+
 py::dict build_info() {
   py::dict info;
   const char* names[cpu::kMaxInstructionSets];
@@ -224,6 +340,9 @@ PYBIND11_MODULE(_C, module) {
                 arg("offsets") = py::none());
   bind_operator(module, "measure_", &measure_, arg("rows"), arg("peaks"), arg("values"),
                 arg("inner"), arg("low"), arg("high"));
+
+  bind_records(module);
+  module.def("memory_of", &memory_of, arg("tensor"));
 
   module.def("calculate_gain", &calculate_gain, arg("nonlinearity"), arg("parameter"));
   module.def("fans", from_python(&fans, &fans), arg("shape"), arg("in_axis"), arg("out_axis"),

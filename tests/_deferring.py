@@ -29,14 +29,13 @@ def waits(*tensors: Tensor) -> bool:
     """Whether something is recorded for each of these tensors."""
     pending = waiting.current()
     assert pending is not None
-    held = [pending._held(tensor) for tensor in tensors]
-    return all(h is not None and h.records for h in held)
+    return all(pending.records(tensor) for tensor in tensors)
 
 
 def recorded() -> int:
     pending = waiting.current()
     assert pending is not None
-    return sum(len(held.records) for held in pending._storages.values())
+    return len(pending)
 
 
 def value(n: int, seed: int = 1, **std: float) -> Tensor:

@@ -167,30 +167,18 @@ def test_parts_of_one_storage_are_filled_together() -> None:
 
 
 @pytest.mark.parametrize("order", ["forward", "backward"])
-def test_many_parts_of_one_storage_are_held_against_few_others(
-    order: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared = 0
-
-    def counting(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-        def counted(a: Any, b: Any) -> bool:
-            nonlocal compared
-            compared += 1
-            return compare(a, b)
-
-        return counted
-
-    for name in ("covers", "meets"):
-        monkeypatch.setattr(waiting.Record, name, counting(getattr(waiting.Record, name)))
+def test_one_storage_has_few_records_to_be_held_against_another(order: str) -> None:
     rows = range(3000)
-    drawn = []
+    drawn, most = [], 0
     for scope in (fastinit.patch, fastinit.deferred):
         with scope(seed=1):
             drawn.append(torch.zeros(3000, 4))
             for row in rows if order == "forward" else reversed(rows):
                 drawn[-1][row].normal_()
+                if scope is fastinit.deferred:
+                    most = max(most, recorded())
     assert torch.equal(*drawn)
-    assert compared <= (0 if order == "forward" else 3000 * 1000)
+    assert most == 512
 
 
 def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
@@ -205,7 +193,7 @@ def test_a_tensor_that_is_gone_is_not_kept_nor_drawn() -> None:
         for _ in range(3000):
             nn.init.normal_(torch.empty(3))
         pending = waiting.current()
-        assert pending is not None and len(pending._storages) <= 1100
+        assert pending is not None and pending._records.storages <= 1100
     assert draws.ours["multi_fill_"] == 0
 
 
@@ -422,11 +410,11 @@ def test_what_waits_on_cuda_keeps_the_order_of_the_default_stream(
     pending = waiting.Pending()
     with FakeTensorMode():
         fake = torch.empty(3, device="cuda")
-    assert pending.accepts(fake)
+    assert pending.admits(fake)
     tensor = torch.empty(3)
     pending.add_run(tensor, lambda _: queued_in.append(at_hand[-1]))
     with switched(side):
-        assert not pending.accepts(fake)
+        assert not pending.admits(fake)
         pending.flush([tensor])
     assert queued_in == [default] and side.waited_for == [default]
 

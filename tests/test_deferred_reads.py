@@ -244,3 +244,56 @@ def test_refusals_come_at_once_and_draw_nothing() -> None:
                 bad()
         assert not waits(tensor) and not waits(inferred)
     assert not tensor.any()
+
+
+@pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
+def test_memory_shared_with_other_processes_is_filled_at_once(strategy: str) -> None:
+    before = torch.multiprocessing.get_sharing_strategy()
+    if strategy not in torch.multiprocessing.get_all_sharing_strategies():
+        pytest.skip("not on this system")
+    torch.multiprocessing.set_sharing_strategy(strategy)
+    try:
+        with fastinit.deferred(seed=1):
+            shared = torch.empty(8, 4).share_memory_()
+            nn.init.normal_(shared)
+            nn.init.zeros_(shared[0])
+            assert not waits(shared)
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+    expected = value(0)
+    expected[0] = 0
+    assert torch.equal(shared, expected)
+
+
+def test_numbers_of_any_kind_are_written_as_ever() -> None:
+    def write(deferring: bool) -> list[Any]:
+        made: list[Any] = []
+        with fastinit.deferred(seed=1) if deferring else fastinit.patch(seed=1):
+            for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool):
+                for number in (0, -0.0, True, 1.5, 2**53 + 1, float("nan"), float("inf"), 1e39):
+                    tensor = torch.full((5,), 3, dtype=dtype)
+                    view = tensor[1:4]
+                    for write in (lambda t: t.fill_(number), lambda t: t.zero_()):  # noqa: B023
+                        try:
+                            assert write(view) is view
+                        except RuntimeError as refusal:
+                            made.append(str(refusal))
+                        made.append((tensor._version, view.clone().view(torch.uint8).tolist()))
+                made.append(torch.tensor(2, dtype=dtype).item())
+        return made
+
+    assert write(True) == write(False)
+
+
+def test_numbers_are_not_written_past_autograd() -> None:
+    with fastinit.deferred(seed=1):
+        leaf = torch.zeros(3, requires_grad=True)
+        for write in (lambda: leaf.zero_(), lambda: leaf.fill_(2)):
+            with pytest.raises(RuntimeError, match="leaf Variable"):
+                write()
+        doubled = leaf * 2
+        doubled.fill_(3.0)
+        doubled.sum().backward()
+        with pytest.raises(TypeError):
+            leaf.zero_(3)  # type: ignore[call-arg]
+    assert leaf.grad is not None and not leaf.grad.any() and doubled.tolist() == [3, 3, 3]

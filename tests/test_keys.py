@@ -234,7 +234,7 @@ def test_stream_arguments() -> None:
 
 
 def test_a_missing_key_is_resolved_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "missing_key", lambda tensor, region: Key(8))
+    monkeypatch.setattr(keys, "missing_words", lambda tensor, region: (8, 0))
     expected = draw(key=8)
     assert torch.equal(draw(), expected)
     assert torch.equal(draw(key=9), draw(key=Key(9)))  # a key given is not missing

@@ -381,7 +381,7 @@ def test_refusals_modes_and_other_scopes(scope: Any) -> None:
 def test_notes_are_few_and_keep_no_tensor() -> None:
     with fastinit.patch(seed=1):
         tensors = [torch.empty(8, 4).uniform_(-0.5, 0.5) for _ in range(100)]
-        assert len(fresh._notes) == fresh._MOST_NOTES
+        assert len(fresh._notes) == fresh._notes.maxlen
         expected = tensors[0].erfinv()  # its note has made room
         assert torch.equal(tensors[0].erfinv_(), expected)
         expected = tensors[-9].erfinv()

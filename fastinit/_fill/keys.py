@@ -200,10 +200,14 @@ class KeyScope:
         self.indices = count()  # next() is atomic: threads may share a context
         self.open = True
 
-    def next(self, tensor: Tensor) -> Key:
+    def next(self, tensor: Tensor) -> tuple[int, int]:
+        """The words of the next key."""
         if self.choose is not None:
-            return self.choose(tensor)
-        return self.key.fold_in(next(self.indices))
+            key = self.choose(tensor)
+            return key.seed, key.offset
+        words: tuple[int, int]
+        words = native.child_key(self.key.seed, self.key.offset, next(self.indices))
+        return words
 
 
 _scope: ContextVar[KeyScope | None] = ContextVar("fastinit.keyed", default=None)
@@ -243,26 +247,32 @@ def close_scope(scope: KeyScope) -> None:
     _scope.set(_innermost())
 
 
-def missing_key(tensor: Tensor, region: Region | None) -> KeyLike | None:
+def missing_key(tensor: Tensor, region: Region | None) -> Key | Tensor | None:
     """The key of a draw into `tensor` that names neither key nor generator.
 
     None stands for the default generator of the tensor's device.
     """
-    if not _open_scopes or tensor.is_meta or (tensor.numel() == 0 and region is None):
+    found = missing_words(tensor, region)
+    return Key(*found) if isinstance(found, tuple) else found
+
+
+def missing_words(tensor: Tensor, region: Region | None) -> tuple[int, int] | Tensor | None:
+    """The words of `missing_key`, without a sign; a tensor for a compiled caller."""
+    if not _open_scopes or tensor.is_meta or (region is None and tensor.numel() == 0):
         return None
-    return _key_of_scope(tensor, torch.compiler.is_dynamo_compiling())
+    return _words_of_scope(tensor, torch.compiler.is_dynamo_compiling())
 
 
 @untraceable
-def _key_of_scope(tensor: Tensor, compiling: bool) -> KeyLike | None:
+def _words_of_scope(tensor: Tensor, compiling: bool) -> tuple[int, int] | Tensor | None:
     """The next key of the innermost scope; a tensor for a compiled caller, which would otherwise
     be compiled anew for each value.
     """
     scope = _innermost()
     if scope is None:
         return None
-    key = scope.next(tensor)
-    return key.to_tensor("cpu") if compiling else key
+    words = scope.next(tensor)
+    return Key(*words).to_tensor("cpu") if compiling else words
 
 
 def can_draw_key(generator: torch.Generator | None, device: torch.device) -> bool:
@@ -308,7 +318,13 @@ def stream(
     """
     if generator is None:
         if key is None:
-            key = missing_key(tensor, region)
+            words = missing_words(tensor, region)
+            if words is None and region is None:
+                return (None,)
+            if isinstance(words, tuple):
+                signed = _signed(words[0]), _signed(words[1])
+                return None, signed, None, *_rectangle(region)
+            key = words
     elif key is not None:
         raise ValueError(
             f"key and generator exclude each other, got key={key!r} and a generator; pass one"
@@ -319,15 +335,20 @@ def stream(
         )
     if key is None and region is None:
         return (generator,)
-    words, key_tensor = _key_arguments(key)
+    return generator, *_key_arguments(key), *_rectangle(region)
+
+
+def _rectangle(
+    region: Region | None,
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
     if region is None:
-        return generator, words, key_tensor, None, None
+        return None, None
     if not isinstance(region, Region):
         raise TypeError(
             f"region must be a fastinit.Region, got {region!r} ({type(region).__name__}); "
             "pass fastinit.Region(global_shape, offsets)"
         )
-    return generator, words, key_tensor, region.global_shape, region.offsets
+    return region.global_shape, region.offsets
 
 
 def _key_arguments(key: KeyLike | None) -> tuple[tuple[int, int] | None, Tensor | None]:

@@ -15,12 +15,15 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function_unary
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fill.keys import Key
+from fastinit._fill.placements import PLAIN_TYPES
 from fastinit._intercept import pending as waiting
 from fastinit._intercept.changes import CoveredMembers
-from fastinit._intercept.fills import entrance, nothing_between
+from fastinit._intercept.fills import entrance, nothing_between, wait_constant
 from fastinit._intercept.keyed import keyed
 from fastinit._intercept.operators import Mode
 from fastinit._intercept.patch import patch
@@ -71,6 +74,53 @@ def _making(stock: Callable[..., Any]) -> Callable[..., Any]:
     return stand_in
 
 
+def _holding(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """The stand-in for torch.tensor, which makes a tensor of a number without the mode."""
+
+    @functools.wraps(stock)
+    def stand_in(data: Any, **kwargs: Any) -> Any:
+        if _is_compiling() or type(data) not in _NUMBERS or not nothing_between():
+            return stock(data, **kwargs)
+        with torch._C._DisableTorchDispatch():
+            return stock(data, **kwargs)
+
+    return stand_in
+
+
+def _writing(stock: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """The stand-in for Tensor.zero_ or Tensor.fill_, of no or one number: it records, or runs,
+    without the mode.
+    """
+
+    @functools.wraps(stock)
+    def stand_in(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if (
+            _is_compiling()
+            or kwargs
+            or len(args) != count
+            or type(self) not in PLAIN_TYPES
+            or (count and type(args[0]) not in _NUMBERS)
+            or has_torch_function_unary(self)
+            or not nothing_between()
+            or (self.requires_grad and torch.is_grad_enabled())
+            or forward_ad._current_level >= 0
+        ):
+            return stock(self, *args, **kwargs)
+        pending = waiting.current()
+        assert pending is not None
+        if wait_constant(pending, self, args[0] if count else 0.0, bump=True):
+            return self
+        if self.layout is torch.strided and not self.is_nested and pending.survives_write(self):
+            with torch._C._DisableTorchDispatch():
+                stock(self, *args)
+            pending.overwritten(self)
+            return self
+        return stock(self, *args)
+
+    return stand_in
+
+
+_NUMBERS = frozenset({bool, int, float})
 _covered_members = CoveredMembers(
     [(torch.Tensor, "__repr__", _showing)]
     + [
@@ -80,6 +130,11 @@ _covered_members = CoveredMembers(
     ]
     + [(torch.Tensor, "__dlpack__", _exposing)]
     + [(torch, name, _making) for name in ("empty", "zeros", "ones")]
+    + [(torch, "tensor", _holding)]
+    + [
+        (torch.Tensor, name, functools.partial(_writing, count=count))
+        for name, count in (("zero_", 0), ("fill_", 1))
+    ]
     + [(owner, "to_dlpack", _exposing) for owner in (torch, torch.utils.dlpack)]
 )
 

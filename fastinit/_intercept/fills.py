@@ -1,4 +1,4 @@
-"""Random fills that wait: from the arguments of an operator to a record.
+"""Fills that wait: from the arguments of an operator to a record.
 
 Owns the quick entrance, by which fastinit's own functions record without a way through torch's
 dispatcher, and the laws that were found to be fine. A layer's constructor makes few other calls, so
@@ -7,6 +7,7 @@ that time spent here is what deferring costs. Must not know what else waits.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from fastinit._intercept.pending import Pending
 
 _MOST_LAWS = 4096
 
+_empty = torch.empty  # also while a library has its own in torch
+_fill = torch._C.TensorBase.fill_
+
 _depth = torch._C._len_torch_dispatch_stack
 _level_of_functorch = torch._C._functorch.maybe_current_level
 
@@ -37,56 +41,69 @@ def wait(pending: Pending, name: str, tensor: Tensor, arguments: tuple[Any, ...]
 
     Raises: what the operator would.
     """
-    count = laws.OPERATORS[name][1] - 1
-    source = arguments[count:]
-    if len(source) < 2:
-        generator, words, region = source[0] if source else None, None, None
-    else:
-        generator, words, key_tensor, *region = (*source, None, None, None)[:5]
-        if key_tensor is not None or (words is not None and len(words) != 2):
-            return False  # a key on the device, or several
-        if region[0] is None:
-            region = None
-        elif {len(part) for part in region} != {tensor.ndim}:
+    make, count = laws.OPERATORS[name]
+    numbers, source = arguments[: count - 1], arguments[count - 1 :]
+    if len(source) != 5:
+        source = (*source, None, None, None, None, None)[:5]
+    generator, words, key_tensor, shape, offsets = source
+    if key_tensor is not None or (words is not None and len(words) != 2):
+        return False  # a key on the device, or several
+    region = None
+    if shape is not None:
+        region = (shape, offsets)
+        if not len(shape) == len(offsets) == tensor.ndim:
             return False
-    storage = pending.admits(tensor)
-    if storage is None or not (words is not None or can_draw_key(generator, tensor.device)):
-        return False
-    law = _law(name, tensor, arguments[:count], arguments, region)
-    if law is None:
-        return False
-    if words is None:
-        words = key_from_generator(generator, tensor.device)
-    pending.add_fill(tensor, law, words, storage)
-    waiting.bump_version(tensor)
-    return True
-
-
-# By operator, dtype, shape and numbers; none of these is refused.
-_laws: dict[tuple[Any, ...], Law] = {}
-
-
-def _law(
-    name: str, tensor: Tensor, numbers: tuple[Any, ...], arguments: tuple[Any, ...], region: Any
-) -> Law | None:
-    """The law of a fill that would not be refused; None if a number of it is on the device."""
-    make = laws.OPERATORS[name][0]
-    key = (name, tensor.dtype, tensor.shape, numbers)
+    law, known = None, (name, tensor.dtype, tensor.shape if make in _BY_SHAPE else None, numbers)
     if region is None:
-        known = _laws.get(key)
-        if known is not None:
-            if name == "variance_scaling_" or 0.0 not in numbers:
-                return known
-            return make(tensor, *numbers, region=None)  # a zero has a sign that the key hides
-    if any(isinstance(number, Tensor) for number in numbers):
-        return None
-    validate(name, tensor, arguments)
-    law = make(tensor, *numbers, region=None if region is None else tuple(region))
-    if region is None and law.std != 0.0:
-        if len(_laws) >= _MOST_LAWS:
-            _laws.clear()
-        _laws[key] = law
-    return law
+        law = _laws.get(known)
+        if law is not None and 0.0 in numbers and make not in _BY_SHAPE:
+            law = make(tensor, *numbers, region=None)  # a zero has a sign that the key hides
+    if law is None or words is None:
+        if not pending.admits(tensor) or not (
+            words is not None or can_draw_key(generator, tensor.device)
+        ):
+            return False
+        if law is None:
+            if any(isinstance(number, Tensor) for number in numbers):
+                return False  # which is on the device
+            validate(name, tensor, arguments)
+            law = make(tensor, *numbers, region=region)
+            if region is None and law.std != 0.0:
+                if len(_laws) >= _MOST_LAWS:
+                    _laws.clear()
+                _laws[known] = law
+        if words is None:
+            words = key_from_generator(generator, tensor.device)
+    return pending.add_fill(tensor, law, words)
+
+
+# By operator, dtype, shape where it counts, and numbers; none of these is refused.
+_laws: dict[tuple[Any, ...], Law] = {}
+_BY_SHAPE = {laws.variance_scaling}
+
+
+def wait_constant(pending: Pending, tensor: Tensor, value: object, *, bump: bool) -> bool:
+    """Record that all elements become `value`, if that may wait.
+
+    Raises: what `fill_` would.
+    """
+    dtype = tensor.dtype
+    if not dtype.is_floating_point or not isinstance(value, float | int):
+        return False
+    if (dtype, value) not in _constants:
+        if not pending.admits(tensor):
+            return False
+        with torch._C._DisableTorchDispatch():
+            _fill(_empty(2, dtype=dtype), value)  # refuses a value out of range
+        if value == value and float(value) != value:  # a long int
+            return False
+        if len(_constants) >= _MOST_LAWS:
+            _constants.clear()
+        _constants.add((dtype, value))
+    return pending.add_constant(tensor, value, bump=bump)
+
+
+_constants: set[tuple[torch.dtype, float]] = set()  # none of these is refused
 
 
 def validate(name: str, tensor: Tensor, arguments: tuple[Any, ...]) -> None:
@@ -96,33 +113,25 @@ def validate(name: str, tensor: Tensor, arguments: tuple[Any, ...]) -> None:
         getattr(torch.ops.fastinit, name)(meta, *arguments)
 
 
+def _wait_or_run(name: str, tensor: Tensor, *arguments: Any) -> None:
+    pending = waiting.current()
+    if (
+        pending is None
+        or type(tensor) not in PLAIN_TYPES
+        or not wait(pending, name, tensor, arguments)
+    ):
+        getattr(native, name)(tensor, *arguments)  # past the mode, which sees to the rest
+
+
 class _Waiting:
     """The operators where random fills may wait."""
 
+    def __init__(self) -> None:
+        for name in laws.OPERATORS:
+            setattr(self, name, partial(_wait_or_run, name))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(native, name)
-
-    def uniform_(self, tensor: Tensor, *arguments: Any) -> None:
-        _wait_or_run("uniform_", tensor, arguments)
-
-    def normal_(self, tensor: Tensor, *arguments: Any) -> None:
-        _wait_or_run("normal_", tensor, arguments)
-
-    def trunc_normal_(self, tensor: Tensor, *arguments: Any) -> None:
-        _wait_or_run("trunc_normal_", tensor, arguments)
-
-    def variance_scaling_(self, tensor: Tensor, *arguments: Any) -> None:
-        _wait_or_run("variance_scaling_", tensor, arguments)
-
-
-def _wait_or_run(name: str, tensor: Tensor, arguments: tuple[Any, ...]) -> None:
-    pending = waiting.current()
-    if pending is None or type(tensor) not in PLAIN_TYPES:
-        waits = False
-    else:
-        waits = wait(pending, name, tensor, arguments)
-    if not waits:
-        getattr(native, name)(tensor, *arguments)  # past the mode, which sees to the rest
 
 
 _waiting = _Waiting()

@@ -11,17 +11,20 @@ Source: Devroye, "Non-Uniform Random Variate Generation" (1986), section II.2 (i
 from __future__ import annotations
 
 import math
-import threading
 import weakref
+from collections import deque
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
 from fastinit import init
-from fastinit._fill.dtensor import shared_source
-from fastinit._fill.keys import Key, can_draw_key, key_from_generator, missing_key
+from fastinit._fill.dtensor import ops, shared_source
+from fastinit._fill.extension import native
+from fastinit._fill.keys import Key, can_draw_key, key_from_generator, stream
+from fastinit._fill.laws import Words
 from fastinit._fill.placements import is_dtensor
 from fastinit._intercept import pending as waiting
 
@@ -30,7 +33,6 @@ _STD = math.sqrt(0.5)  # of erfinv(u), u uniform on (-1, 1)
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # with an erfinv_
 _FARTHEST = 38.0  # in std: nothing beyond has a probability that a float64 can hold
 _standard = NormalDist()
-_lock = threading.Lock()
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -39,14 +41,14 @@ class _Note(NamedTuple):
 
     counter: weakref.ref[Tensor]
     version: int
-    place: tuple[object, ...]
+    memory: list[int]
     low: float
     high: float
-    key: Key
+    words: Words
 
 
-_notes: dict[int, _Note] = {}  # by the address of the storage, the oldest first
-_MOST_NOTES = 64  # what inverts a draw does so before it draws much else
+# The last draws: what inverts one does so before it draws much else.
+_notes: deque[_Note] = deque(maxlen=64)
 
 
 def uniform_(
@@ -55,22 +57,27 @@ def uniform_(
     """As `init.uniform_`, and noted if `erfinv_` may follow."""
     if _is_compiling() or not _invertible(a, b):
         return init.uniform_(tensor, a, b, generator)
-    with torch._C.DisableTorchFunction():
-        noted = tensor.dtype in _DTYPES and tensor.numel() > 0 and not tensor.is_inference()
-        key = _draw_key(tensor, generator) if noted else None
-    if key is None:
+    if has_torch_function_unary(tensor):
+        with torch._C.DisableTorchFunction():
+            words = _draw_words(tensor, generator)
+        if words is None:
+            return init.uniform_(tensor, a, b, generator)
+        init.uniform_(tensor, a, b, key=Key(*words))
+        with torch._C.DisableTorchFunction():
+            _note(tensor, a, b, words)
+        return tensor
+    words = _draw_words(tensor, generator)
+    if words is None:
         return init.uniform_(tensor, a, b, generator)
-    init.uniform_(tensor, a, b, key=key)
-    with torch._C.DisableTorchFunction():
-        address = _address(tensor)
-        counter = weakref.ref(_root(tensor))
-        place = _place(tensor)
-        with _lock:
-            _notes.pop(address, None)
-            if len(_notes) >= _MOST_NOTES:
-                del _notes[next(iter(_notes))]
-            _notes[address] = _Note(counter, tensor._version, place, float(a), float(b), key)
+    ops(tensor).uniform_(tensor, float(a), float(b), None, words, None, None, None)
+    _note(tensor, a, b, words)
     return tensor
+
+
+def _note(tensor: Tensor, a: float, b: float, words: Words) -> None:
+    counter, version = weakref.ref(_root(tensor)), tensor._version
+    memory = native.memory_of(_local(tensor))
+    _notes.append(_Note(counter, version, memory, a, b, words))
 
 
 def invert_(tensor: Tensor) -> bool:
@@ -80,20 +87,28 @@ def invert_(tensor: Tensor) -> bool:
     was edited since, as far as version counters tell; nothing is then done.
     """
     with torch._C.DisableTorchFunction():
-        note = _notes.get(_address(tensor))
+        note = _last_note(native.memory_of(_local(tensor)))
         if note is None or tensor.is_inference() or not _is_fresh(tensor, note):
             return False
     low, high = _quantile(note.low), _quantile(note.high)
-    init.trunc_normal_(tensor, 0.0, _STD, low, high, key=note.key)
+    init.trunc_normal_(tensor, 0.0, _STD, low, high, key=Key(*note.words))
     pending = waiting.current()
     if pending is not None:
         pending.allow_edits(_local(tensor))
     return True
 
 
+def _last_note(memory: list[int]) -> _Note | None:
+    """The note of the last draw into the same storage, if it was into all of this memory."""
+    for note in reversed(list(_notes)):
+        if note.memory[0] == memory[0]:
+            return note if note.memory == memory else None
+    return None
+
+
 def _is_fresh(tensor: Tensor, note: _Note) -> bool:
     counted = note.counter()
-    if counted is None or tensor._version != note.version or _place(tensor) != note.place:
+    if counted is None or tensor._version != note.version:
         return False
     if counted is not _root(tensor):
         # Aliases may have one counter or, like `.data`, each its own; the edit to come moves it
@@ -105,23 +120,30 @@ def _is_fresh(tensor: Tensor, note: _Note) -> bool:
 
 def _invertible(a: object, b: object) -> bool:
     """Whether erfinv is defined between these bounds."""
-    return isinstance(a, int | float) and isinstance(b, int | float) and -1 <= a < b <= 1
+    return isinstance(a, (int, float)) and isinstance(b, (int, float)) and -1 <= a < b <= 1
 
 
-def _draw_key(tensor: Tensor, generator: torch.Generator | None) -> Key | None:
-    """The key that a fill of `tensor` would take; None where only the fill itself can take it."""
-    if tensor.is_meta:
+def _draw_words(tensor: Tensor, generator: torch.Generator | None) -> Words | None:
+    """The signed words of the key that a fill of `tensor` would take; None where only the fill
+    itself can take it, or where no `erfinv_` can follow.
+    """
+    if (
+        tensor.dtype not in _DTYPES
+        or tensor.is_meta
+        or tensor.is_inference()
+        or tensor.numel() == 0
+        or (generator is not None and not isinstance(generator, torch.Generator))
+    ):
         return None
-    chosen = missing_key(tensor, None) if generator is None else None
-    if chosen is not None:
-        assert isinstance(chosen, Key)
-        return chosen
+    source = stream(tensor, generator, None, None)
+    if len(source) > 1:
+        return source[1]
     if is_dtensor(tensor):
         with shared_source(tensor, generator) as (_, words, _):
-            return None if words is None else Key(*words)
+            return words
     if not can_draw_key(generator, tensor.device) or _is_capturing(tensor):
         return None
-    return Key(*key_from_generator(generator, tensor.device))
+    return key_from_generator(generator, tensor.device)
 
 
 def _is_capturing(tensor: Tensor) -> bool:
@@ -139,15 +161,6 @@ def _local(tensor: Any) -> Tensor:
     """What holds the memory."""
     local: Tensor = tensor._local_tensor if is_dtensor(tensor) else tensor
     return local
-
-
-def _address(tensor: Tensor) -> int:
-    address: int = torch._C.TensorBase.untyped_storage(_local(tensor))._cdata
-    return address
-
-
-def _place(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.dtype, tensor.shape, tensor.stride(), _local(tensor).storage_offset()
 
 
 def _quantile(bound: float) -> float:

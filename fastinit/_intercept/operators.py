@@ -25,7 +25,6 @@ from fastinit._intercept.routes import has_own_dispatch
 Handler: TypeAlias = Callable[[Pending, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 aten = torch.ops.aten
-_empty = torch.empty  # also while a library has its own in torch
 
 # These look at the shape of their argument only. So do views.
 _SHAPE_ONLY = {
@@ -170,11 +169,9 @@ def _edit(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
 def _constant_fill(
     pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    target, value = args[0], args[1:]  # nothing for zero_
-    if kwargs or not target.dtype.is_floating_point or not pending.accepts(target):
+    target, value = args[0], args[1] if len(args) > 1 else 0.0
+    if kwargs or not fills.wait_constant(pending, target, value, bump=False):
         return _overwrite(pending, func, args, kwargs)
-    func(_empty(2, dtype=target.dtype), *value)  # refuses a value out of range
-    pending.add_run(target, Call(func, value))
     return target
 
 
@@ -190,7 +187,7 @@ def _lone_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:4], args[4:]
     draws_here = key is not None or can_draw_key(generator, target.device)
     on_device = key_tensor is not None or any(isinstance(value, Tensor) for value in arguments)
-    if kwargs or on_device or not draws_here or not pending.accepts(target):
+    if kwargs or on_device or not draws_here or not pending.admits(target):
         return _overwrite(pending, func, args, kwargs)
     fills.validate(func._opname, target, args[1:])
     words = key or key_from_generator(generator, target.device)

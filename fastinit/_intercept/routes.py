@@ -21,7 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastinit import init
 from fastinit._fill.extension import DTYPES, native
-from fastinit._fill.placements import is_dtensor
+from fastinit._fill.placements import PLAIN_TYPES, is_dtensor
 from fastinit._intercept import fresh
 
 Function = Callable[..., Any]
@@ -40,7 +40,7 @@ _LIKE_OPTIONS = {"dtype", "layout", "device", "requires_grad", "memory_format"}
 
 def is_plain(kind: type) -> bool:
     """Whether tensors of this type behave as Tensor does: nothing of theirs would be bypassed."""
-    if kind is Tensor or kind is torch.nn.Parameter:
+    if kind in PLAIN_TYPES:
         return True
     if not issubclass(kind, Tensor) or has_own_dispatch(kind):
         return False
@@ -55,8 +55,9 @@ def has_own_dispatch(kind: type) -> bool:
 
 def takes(tensor: Tensor) -> bool:
     """Whether fastinit fills `tensor` with what stock fills it with, by another draw."""
+    kind = type(tensor)
     return (
-        (is_plain(type(tensor)) or is_dtensor(tensor))
+        (kind in PLAIN_TYPES or is_plain(kind) or is_dtensor(tensor))
         and tensor.dtype in DTYPES
         and tensor.layout is torch.strided
         and not tensor.is_nested

@@ -7,7 +7,7 @@ the translation of what waits for a stand-in into steps. Must not know which cod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -23,7 +23,6 @@ from fastinit.models.boxes import Box, box_of
 from fastinit.models.steps import Constant, Draw, Made, Step, Value, What, words_of
 
 _FLAG = "_is_hf_initialized"  # transformers' note that something is loaded; stale ones stop it
-_aten = torch.ops.aten
 _SPARSE = torch.ops.fastinit.sparse_.default
 _ORTHOGONAL = torch.ops.fastinit.orthogonal_.default
 
@@ -111,7 +110,6 @@ class Recorder(Pending):
         self._key = Key(seed)
         self._stand_ins: dict[int, StandIn] = {}  # by the address of the storage
         self._by_actual: dict[int, StandIn] = {}
-        self._of_held: dict[int, StandIn] = {}  # by the notes of its storage, which are kept
         self._numbers: dict[Words, int] = {}
         self._counts: dict[str, int] = {}
 
@@ -122,7 +120,6 @@ class Recorder(Pending):
         if made is None:
             made = self._by_actual[id(actual)] = StandIn(name, actual, self)
             self._stand_ins[address(made.memory)] = made
-            self._of_held[id(self._held(made.memory))] = made
         return is_first, made
 
     def of(self, actual: Tensor) -> StandIn:
@@ -195,19 +192,32 @@ class Recorder(Pending):
 
     def _left_by(self, tensor: Tensor) -> Iterator[int]:
         """The numbers of draws that wait and that a fill of `tensor` does not cover."""
-        for record in self.records(tensor):
+        for record in self.left_by(tensor):
             words = _words(record)
-            if words in self._numbers and not self.would_cover(tensor, record):
+            if words in self._numbers:
                 yield self._numbers[words]
 
-    def _run(self, storages: list[Any]) -> None:
-        for held in storages:
-            found = self._of_held.get(id(held))
-            if found is not None:
-                words = (_words(record) for record in held.records)
-                drawn = [self._numbers.get(one, -1) for one in words if one is not None]
-                found.last = max([found.last, *drawn])
-        super()._run(storages)
+    def flush(self, tensors: Iterable[Tensor]) -> None:
+        """As ever, and the last draws are counted."""
+        tensors = list(tensors)
+        if all(torch._C._has_storage(tensor) for tensor in tensors):
+            found = {address(tensor) for tensor in tensors}
+            self._count(self._stand_ins[one] for one in found & self._stand_ins.keys())
+        else:  # they hold tensors inside, which are any
+            self._count(self._stand_ins.values())
+        super().flush(tensors)
+
+    def flush_all(self) -> None:
+        """As ever, and the last draws are counted."""
+        self._count(self._stand_ins.values())
+        super().flush_all()
+
+    def _count(self, found: Iterable[StandIn]) -> None:
+        """Note the last draw that is about to run for each of these."""
+        for one in found:
+            words = (_words(record) for record in self.records(one.memory))
+            drawn = [self._numbers.get(word, -1) for word in words if word is not None]
+            one.last = max([one.last, *drawn])
 
     # ---------------------------------------------------------------------------- the outcome
 
@@ -297,9 +307,8 @@ def _what(record: Record, same_shape: bool) -> What | None:
     run, words = record.run, _words(record)
     if record.fill is not None:
         return Draw(record.fill[0], words) if record.fill[0].region is None and words else None
-    if isinstance(run, Call) and run.function in (_aten.zero_.default, _aten.fill_.Scalar):
-        value = run.arguments[0] if run.arguments else 0.0
-        return Constant(complex(value))
+    if record.value is not None:
+        return Constant(complex(record.value))
     if words is None or not same_shape:
         return None
     assert isinstance(run, Call)
