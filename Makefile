@@ -8,6 +8,7 @@
 #   RESULTS  where `make gpu` writes                        (gpu-results)
 #   PYTEST   arguments for pytest, such as PYTEST="-k uniform -x"
 #   DEMO     arguments for the demo, such as DEMO="--layers 2"
+#   SWEEP    arguments for the sweep, such as SWEEP="--only llama"
 #   MAX_JOBS how many compilers may run at a time
 
 SHELL := /bin/bash
@@ -24,6 +25,7 @@ RESULTS ?= gpu-results
 FASTINIT ?= .
 PYTEST ?=
 DEMO ?=
+SWEEP ?=
 
 BIN := $(abspath $(VENV))/bin
 INSTALL := $(BIN)/pip install --quiet
@@ -45,6 +47,12 @@ demo: venv ## build, and run examples/demo.py
 test: venv ## build, and run the tests
 	$(BUILD) "$(FASTINIT)[test]"
 	cd tests && $(BIN)/pytest $(PYTEST)
+
+# Some twenty minutes on one core; SWEEP="--only llama timm" takes those with such words in their names.
+sweep: venv ## hold `native` against every model of transformers, timm, torchvision: docs/models_sweep.md
+	$(BUILD) "$(FASTINIT)[test,demo]"
+	$(INSTALL) --no-deps timm torchvision
+	cd tests && $(BIN)/python sweep.py --page ../docs/models_sweep.md $(SWEEP)
 
 lint: venv ## ruff, mypy, stubtest, clang-format
 	$(BUILD) "$(FASTINIT)[dev,test]"

@@ -65,6 +65,8 @@ def torch_layers() -> dict[str, Callable[[], nn.Module]]:
         "BatchNorm2d": lambda: nn.BatchNorm2d(8),
         "BatchNorm3d": lambda: nn.BatchNorm3d(8),
         "SyncBatchNorm": lambda: nn.SyncBatchNorm(8),
+        "InstanceNorm1d": lambda: nn.InstanceNorm1d(8, affine=True),
+        "InstanceNorm3d": lambda: nn.InstanceNorm3d(8, affine=True),
         "InstanceNorm2d": lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
         "LayerNorm": lambda: nn.LayerNorm((3, 8)),
         "GroupNorm": lambda: nn.GroupNorm(2, 8),

@@ -18,7 +18,7 @@ from torch import nn
 
 Maker = Callable[[], nn.Module]
 
-LARGEST = 150_000_000  # parameters of a model that is still built
+LARGEST = 420_000_000  # parameters of a model that is still built
 
 
 class NotBuiltError(Exception):
@@ -44,6 +44,26 @@ _SIZES: dict[str, int] = {
 _NEEDED: dict[str, dict[str, Any]] = {
     kind: {"prediction_length": 4, "context_length": 8, "num_time_features": 1}
     for kind in ("autoformer", "informer", "time_series_transformer")
+}
+_NEEDED |= {kind: {"head_dim": 8} for kind in ("hunyuan_v1_dense", "hunyuan_v1_moe")}
+_NEEDED |= {kind: {"head_dim": 8} for kind in ("hunyuan_vl_text", "ministral")}
+_NEEDED |= {
+    "chameleon": {"vocabulary_map": {"<image>": 1}},
+    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse"] * 6}},
+    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2}},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "moe_intermediate_size": 32},
+    "emu3": {"vocabulary_map": {"<image>": 1, "<|extra_200|>": 2}},
+    "esm": {"vocab_size": 33, "pad_token_id": 1},
+    "gemma3n": {"text_config": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 128}},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 128},
+    "granite4_vision": {"deepstack_layer_map": [[0, 0]]},
+    "hunyuan_vl": {"text_config": {"head_dim": 8}},
+    "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
+    "nemotron": {"num_key_value_heads": 2},
+    "qwen4_exp": {"text_config": {"token_budget": 64, "compress_ratio": 4}},
+    "qwen4_exp_text": {"token_budget": 64, "compress_ratio": 4},
+    "timm_backbone": {"backbone": "resnet10t", "use_pretrained_backbone": False},
+    "vitmatte": {"fusion_hidden_sizes": [256, 128, 64, 32]},
 }
 _COMPILED = [(re.compile(pattern), size) for pattern, size in _SIZES.items()]
 

@@ -2,7 +2,7 @@
 
 `make sweep` runs it and writes docs/models_sweep.md. A model is made by its package, and made on
 meta and materialized; parameters must have one law (two-sample Kolmogorov-Smirnov, Holm over the
-parameters of a model), constants and buffers must be equal.
+parameters of a model), constants and buffers must be equal. `test_models_sweep` runs a sample.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,18 @@ from torch import nn
 import fastinit
 from fastinit.models.report import Report
 
+_PACKAGES = ("torch", "transformers", "timm", "torchvision")
 ALPHA = 1e-4  # for a model
 _SECONDS = 120  # for a model
+# Models that keep the layers of another one, made and initialized before, and not itself: by
+# torchvision's IntermediateLayerGetter, or timm's features_only.
+_TAKEN_APART = frozenset(
+    {f"segmentation.{name}" for name in ("deeplabv3", "fcn", "lraspp")}
+    | {f"detection.{name}" for name in ("faster_rcnn", "fcos", "keypoint_rcnn", "mask_rcnn")}
+    | {f"detection.{name}" for name in ("retinanet", "ssd", "ssdlite")}
+    | {"conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer"}
+    | {"omdet-turbo"}
+)
 _AGAIN = re.compile(r"(\w+)\((.*)\) ran again with defaults$")
 
 
@@ -37,7 +48,8 @@ class Outcome:
     """What came of one architecture.
 
     verdict: "same", "named" (the same but for tensors of which the report says that the model's
-    code could not make them again, or had to assume an argument), "differs" or "not built".
+    code could not make them again, or had to assume an argument), "taken apart" (a module that
+    initialized others is no longer in the model), "differs" or "not built".
     """
 
     package: str
@@ -117,6 +129,8 @@ def judge(stock: nn.Module, made: nn.Module, told: dict[str, str], outcome: Outc
     outcome.drawn, outcome.constant = len(found), outcome.constant - len(found)
     unsaid = [name for name in wrong if name not in told]
     outcome.verdict = "differs" if unsaid else "named" if wrong else "same"
+    if unsaid and outcome.architecture in _TAKEN_APART:
+        outcome.verdict = "taken apart"
     outcome.what = ", ".join(unsaid or wrong)
     if wrong and not unsaid:
         outcome.why = "; ".join(sorted({told[name] for name in wrong}))
@@ -160,14 +174,98 @@ def _give_up(*_: Any) -> None:
     raise TimeoutError(f"took more than {_SECONDS} s")
 
 
+_HEAD = """# The sweep
+
+`native` against the model's own constructor, for every architecture of transformers that can be
+built small, one model of each family of timm and torchvision, and the layers of torch.nn. A model
+is made by its package, and made on meta and filled by `materialize_`. Every parameter must follow
+one law, by a two-sample Kolmogorov-Smirnov test with Holm's correction at {alpha:g} a model;
+constants and buffers must be equal, up to the rounding of a constant.
+
+`make sweep` repeats it and writes this page. It was written with {versions}.
+"""
+_SAYING = {
+    "same": "same",
+    "named": "same but for what the report names",
+    "taken apart": "taken apart",
+    "differs": "differs",
+    "not built": "not built",
+}
+
+
+def written(outcomes: list[Outcome]) -> str:
+    """The page of the manual."""
+    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    counts = Counter((one.package, one.verdict) for one in outcomes)
+    lines = [_HEAD.format(alpha=ALPHA, versions=versions), _row("package", *_SAYING.values())]
+    lines.append(_row(*["---"] * (len(_SAYING) + 1)))
+    for package in ("torch.nn", "timm", "torchvision", "transformers"):
+        lines.append(_row(package, *(counts[package, verdict] for verdict in _SAYING)))
+    compared = [one for one in outcomes if one.verdict != "not built"]
+    drawn, constant, buffers = (
+        sum(getattr(one, word) for one in compared) for word in ("drawn", "constant", "buffers")
+    )
+    lines.append(
+        f"\nCompared in all: {drawn:,} parameters by their law, {constant:,} constant ones and "
+        f"{buffers:,} buffers by their values."
+    )
+    lines.append("\n## Named\n\n" + _row("package", "model", "what", "as the report says"))
+    lines.append(_row(*["---"] * 4))
+    for one in outcomes:
+        if one.verdict == "named":
+            why = one.why or "buffers that no code computes: an error"
+            lines.append(_row(one.package, one.model, _first(one.what), _shortened(why)))
+    lines.append(
+        "\n## Taken apart\n\nThese keep the layers of another model, which initialized them when "
+        "it was made, and not that model itself: by torchvision's IntermediateLayerGetter, or "
+        "timm's `features_only`. Nothing in the model tells of the code that was lost, and those "
+        "layers get what their own constructors give. Pass a recipe for them.\n"
+    )
+    lines.append(_row("package", "model", "what") + "\n" + _row(*["---"] * 3))
+    lines += [
+        _row(one.package, one.model, _first(one.what))
+        for one in outcomes
+        if one.verdict in ("taken apart", "differs")
+    ]
+    lines.append("\n## Not built\n\n" + _row("package", "architecture", "why"))
+    lines.append(_row(*["---"] * 3))
+    lines += [
+        _row(one.package, one.architecture, _shortened(one.what))
+        for one in outcomes
+        if one.verdict == "not built"
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"
+
+
+def _first(names: str) -> str:
+    first, *more = names.split(", ")
+    return f"`{first}`" + (f" and {len(more)} more" if more else "")
+
+
+def _shortened(text: str) -> str:
+    return "`" + (text if len(text) < 110 else text[:107] + "...").replace("`", "'") + "`"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=[""], help="words in architectures' names")
     parser.add_argument("--json", type=Path, help="append each outcome to this file")
+    parser.add_argument("--page", type=Path, help="write the page of the manual here")
+    parser.add_argument("--from", dest="source", type=Path, help="of these outcomes; run nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    outcomes = run(options.only, options.json)
+    if options.source is not None:
+        lines = options.source.read_text().splitlines()
+        outcomes = [Outcome(**json.loads(line)) for line in lines]
+    else:
+        outcomes = run(options.only, options.json)
+    if options.page is not None:
+        options.page.write_text(written(outcomes))
     print(Counter((one.package, one.verdict) for one in outcomes))
     return int(any(one.verdict == "differs" for one in outcomes))
 

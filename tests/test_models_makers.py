@@ -14,6 +14,8 @@ import pytest
 import torch
 from _models import on_meta
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal, weight_norm
 
 import fastinit
 
@@ -168,3 +170,39 @@ def test_methods_that_are_said_to_initialize_others_run() -> None:
     fastinit.materialize_(model, "cpu", seed=0)
     assert torch.equal(model.part.linear.weight, torch.eye(3))
     assert (model.part.linear.bias == 2).all()
+
+
+class Normed(nn.Module):
+    def __init__(self, square: nn.Module) -> None:
+        super().__init__()
+        self.conv = weight_norm(nn.Conv1d(8, 6, 3))
+        self.square = square
+
+
+def test_parametrized_weights_have_the_law_they_had_before() -> None:
+    square = orthogonal(nn.Linear(5, 5))  # which torch does not make on meta
+    model, other = on_meta(lambda: Normed(square)), Normed(orthogonal(nn.Linear(5, 5)))
+    report = fastinit.materialize_(model, "cpu", seed=0)
+    fastinit.init_(other, seed=0)
+    key = fastinit.Key(0).fold_in("conv.weight")
+    expected = fastinit.kaiming_uniform_(torch.empty(6, 8, 3), a=5**0.5, key=key)
+    for one in (model, other):
+        # weight_norm computes norm * weight / norm.
+        torch.testing.assert_close(one.conv.weight.detach(), expected, rtol=1e-6, atol=0)
+        identity = one.square.weight @ one.square.weight.T
+        torch.testing.assert_close(identity.detach(), torch.eye(5), rtol=0, atol=1e-5)
+        assert type(one.conv).__name__ == "ParametrizedConv1d"
+        assert "weight" not in one.conv._parameters
+    assert report["conv.weight"].key == key and report.warnings == ()
+    assert fastinit.verify(other, report.manifest()) == []
+
+
+def test_a_parametrization_that_cannot_be_undone_is_named() -> None:
+    class Double(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    layer = nn.Linear(3, 3)
+    parametrize.register_parametrization(layer, "weight", Double())
+    with pytest.raises(ValueError, match=r"parametrizations\.weight\.original"):
+        fastinit.init_(layer, seed=0)

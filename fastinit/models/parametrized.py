@@ -24,21 +24,36 @@ def refuse_parametrized(places: Places, names: Iterable[str]) -> None:
     Raises:
         ValueError: a parametrization without right_inverse, or a sharded one; all are named.
     """
-    wrong = []
-    for name in names:
-        stages = _stages(places, name)
-        wrong += [
-            f"{name} ({type(stage).__name__} has no right_inverse)"
-            for stage in stages.children()
-            if not hasattr(stage, "right_inverse")
-        ]
-        if any(map(is_dtensor, _originals(stages))):
-            wrong.append(f"{name} (it is sharded)")
+    wrong = [f"{name} ({why})" for name in names for why in obstacles(places, name)]
     if wrong:
         raise ValueError(
             f"parametrized tensors that cannot be written: {', '.join(wrong)}; initialize before "
             "they are parametrized or sharded, or leave them as they are with Keep()"
         )
+
+
+def obstacles(places: Places, name: str) -> list[str]:
+    """Why a tensor that is computed cannot be written; nothing if it can."""
+    stages = _stages(places, name)
+    found = [
+        f"{type(stage).__name__} has no right_inverse"
+        for stage in stages.children()
+        if not hasattr(stage, "right_inverse")
+    ]
+    return found + ["it is sharded"] * any(map(is_dtensor, _originals(stages)))
+
+
+def original_names(places: Places, name: str) -> list[str]:
+    """The names of what the tensor of a name is computed from."""
+    prefix, word = name.removesuffix(places[name][1]), places[name][1]
+    held = [key for key in _stages(places, name)._parameters if key.startswith("original")]
+    return [f"{prefix}parametrizations.{word}.{key}" for key in held]
+
+
+def like(places: Places, name: str) -> Tensor:
+    """A tensor on meta that is as the one that is computed."""
+    stages = _stages(places, name)
+    return torch.empty(_shape_of(stages), dtype=_originals(stages)[-1].dtype, device="meta")
 
 
 def write_parametrized(places: Places, steps: Sequence[tuple[str, Sequence[Step]]]) -> None:

@@ -6,9 +6,8 @@ leaves to it, and the refusal of what neither covers. Nothing is written here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -19,6 +18,7 @@ from fastinit.initializers import Initializer, Keep, Native, Ones, Zeros
 from fastinit.models.boxes import Box
 from fastinit.models.native.plan import NativePlan, plan_native
 from fastinit.models.native.run import Told
+from fastinit.models.parametrized import original_names
 from fastinit.models.report import Plan
 from fastinit.models.steps import Constant, Draw, Made, Step, What, words_of
 from fastinit.recipes import Recipe, Record, plan, resolve_recipe
@@ -57,7 +57,7 @@ def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool)
     told = {one.name: one for one in by_code.parameters}
     plans = Plans([], by_code.buffers, list(found.warnings))
     if own:
-        written = {name for record in left for name in _written(record)}
+        written = {name for record in left for name in _written(record, told)}
         plans.warnings += _shortcomings(by_code, written, strict)
     root = Key(seed)
     drawn = []
@@ -65,7 +65,7 @@ def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool)
         if record.name not in own:
             plans.parameters.append(_planned(record, root))
             continue
-        for name in _written(record):
+        for name in _written(record, told):
             one = told[name]
             one.rule = record.rule if record.rule != "**" else "native"
             drawn.append(_as_drawn(record, one.steps))
@@ -74,15 +74,12 @@ def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool)
     return plans
 
 
-def _written(record: Record) -> list[str]:
-    """The tensors that a model's code writes: of a parametrized one, what it is computed from."""
-    if not record.parametrized:
+def _written(record: Record, told: Mapping[str, Plan]) -> list[str]:
+    """The tensors that a model's code writes: those a parametrized one is computed from, or it."""
+    if not record.parametrized or record.name in told:
         return [record.name]
     local = record.found.local
-    prefix = record.name.removesuffix(local)
-    stages: Any = record.module.parametrizations
-    words = [word for word in stages[local]._parameters if word.startswith("original")]
-    return [f"{prefix}parametrizations.{local}.{word}" for word in words]
+    return original_names({record.name: (record.module, local)}, record.name)
 
 
 def _as_drawn(record: Record, steps: Sequence[Step]) -> Record:

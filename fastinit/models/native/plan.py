@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from fastinit.models.names import (
     Places,
-    buffers_by_name,
     first_names,
+    held_by,
     modules_by_name,
-    parameters_by_name,
     tensor_at,
 )
 from fastinit.models.native.buffers import compute_buffers
 from fastinit.models.native.logarithms import Logarithms
 from fastinit.models.native.recording import Recorder, StandIn, poisoned, stand_ins
 from fastinit.models.native.run import Told, run_native
+from fastinit.models.parametrized import like, obstacles, original_names
 from fastinit.models.report import Plan
 from fastinit.models.steps import Step, Value
 
@@ -46,10 +46,15 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         parameters: whether they matter; otherwise only buffers on meta are computed.
     """
     recorder = Recorder(seed)
-    places, held = parameters_by_name(module), buffers_by_name(module)
+    places, held, computed = held_by(module)
+    plain = [
+        (name, *place, like(computed, name))
+        for name, place in computed.items()
+        if parameters and not obstacles(computed, name)
+    ]
     told = Told()
     meta = [name for name, place in held.items() if tensor_at(place).is_meta]
-    with stand_ins(recorder, {**places, **held}):
+    with stand_ins(recorder, {**places, **held}, plain):
         if parameters:
             with Logarithms(recorder) as seen:
                 told = run_native(module, recorder.enter, recorder.state)
@@ -68,6 +73,8 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         if guess is not None and guess.holds(recorder.state(one.tensor)):
             note = f"assumes {', '.join(sorted(guess.assumed))}"
         plan.parameters.append(Plan(name, steps, "native", note=note, names=names))
+    for name, part, word, _ in plain:
+        _through(plan, recorder, name, original_names(computed, name), (part, word))
     for name, names in first_names(held).items():
         one = recorder.of(tensor_at(held[name]))
         steps = recorder.steps(one)
@@ -76,6 +83,27 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         if steps and (parameters or one.was_meta):
             plan.buffers.append(Plan(name, steps, "native", names=names))
     return plan
+
+
+def _through(
+    plan: NativePlan,
+    recorder: Recorder,
+    name: str,
+    originals: list[str],
+    place: tuple[nn.Module, str],
+) -> None:
+    """Plan a tensor that is computed, if the code that made the module wrote it, in the place of
+    what it is computed from, if no code has written that since.
+    """
+    by_word = dict(recorder.computed[id(place[0])])
+    one = by_word[place[1]]
+    steps = recorder.steps(one)
+    written = {p.name for p in plan.parameters if p.steps}
+    if not steps or _lacking(recorder, one, steps) or written.intersection(originals):
+        return
+    plan.parameters = [p for p in plan.parameters if p.name not in originals]
+    plan.uncovered = [other for other in plan.uncovered if other not in originals]
+    plan.parameters.append(Plan(name, steps, "native", names=(name,), parametrized=True))
 
 
 def _compute(module: nn.Module, recorder: Recorder, meta: Places) -> None:

@@ -7,7 +7,7 @@ the translation of what waits for a stand-in into steps. Must not know which cod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from fastinit._intercept.pending import Call, Pending, Record
 from fastinit.initializers import Orthogonal, Sparse
 from fastinit.models.boxes import Box, box_of
 from fastinit.models.steps import Constant, Draw, Made, Step, Value, What, words_of
+from fastinit.recipes.names import written_type
 
 _FLAG = "_is_hf_initialized"  # transformers' note that something is loaded; stale ones stop it
 _SPARSE = torch.ops.fastinit.sparse_.default
@@ -106,7 +107,9 @@ class Recorder(Pending):
         self.module = ""
         self.places: list[_Place] = []
         self.shared: dict[int, list[_Place]] = {}  # by module, but for each tensor's first
+        self.computed: dict[int, list[tuple[str, StandIn]]] = {}  # by module
         self._lent: list[_Place] = []
+        self._plain: tuple[nn.Module, type] | None = None  # a module that lost parametrizations
         self._key = Key(seed)
         self._stand_ins: dict[int, StandIn] = {}  # by the address of the storage
         self._by_actual: dict[int, StandIn] = {}
@@ -126,19 +129,30 @@ class Recorder(Pending):
         """The one that stood for this tensor."""
         return self._by_actual[id(actual)]
 
-    def enter(self, name: str, module: nn.Module) -> None:
+    def enter(self, name: str, module: nn.Module, *, constructor: bool = False) -> None:
         """Note whose code runs next.
 
         When a module was made, tensors that it shares with an earlier one were still its own. So
-        its own code gets something else to write instead.
+        its own code gets something else to write instead. And tensors that parametrizations compute
+        were plain ones then: so they are while it is the constructor's code that runs.
         """
         self._leave()
         self.module = name
+        if constructor and id(module) in self.computed:
+            self._plain = module, type(module)
+            module.__class__ = written_type(type(module))
+            for word, one in self.computed[id(module)]:
+                module._parameters[word] = one.tensor  # type: ignore[assignment]
         for held, word, found in self.shared.get(id(module), ()):
             held[word] = nn.Parameter(torch.empty_like(found.memory), requires_grad=False)
             self._lent.append((held, word, found))
 
     def _leave(self) -> None:
+        if self._plain is not None:
+            module, kind = self._plain
+            for word, _ in self.computed[id(module)]:
+                del module._parameters[word]
+            module.__class__, self._plain = kind, None
         while self._lent:
             held, word, found = self._lent.pop()
             held[word] = found.tensor
@@ -244,13 +258,23 @@ class Recorder(Pending):
 
 
 @contextmanager
-def stand_ins(recorder: Recorder, tensors: dict[str, tuple[nn.Module, str]]) -> Iterator[None]:
+def stand_ins(
+    recorder: Recorder,
+    tensors: dict[str, tuple[nn.Module, str]],
+    computed: Sequence[tuple[str, nn.Module, str, Tensor]] = (),
+) -> Iterator[None]:
     """Have the recorder's stand-ins in the place of tensors of a model, and all draws recorded.
 
     Args:
         recorder: which keeps the steps.
         tensors: by full name, the module that holds each, and the name there.
+        computed: of tensors that parametrizations compute the full name, the module, the name
+            there, and one like it on meta.
     """
+    actual = [nn.Parameter(one[-1], one[-1].requires_grad) for one in computed]
+    for (name, module, word, _), tensor in zip(computed, actual, strict=True):
+        one = recorder.stand_in(name, tensor)[1]
+        recorder.computed.setdefault(id(module), []).append((word, one))
     places: list[tuple[dict[str, Any], str, Tensor]] = []
     seen: set[tuple[int, str]] = set()
     try:
@@ -273,6 +297,7 @@ def stand_ins(recorder: Recorder, tensors: dict[str, tuple[nn.Module, str]]) -> 
                 yield
                 recorder.adopt()
         finally:
+            recorder._leave()
             close_scope(scope)
     finally:
         for held, word, actual in reversed(places):

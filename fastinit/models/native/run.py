@@ -37,14 +37,15 @@ class Told:
 
 def run_native(
     module: nn.Module,
-    enter: Callable[[str, nn.Module], None],
+    enter: Callable[..., None],
     state: Callable[[Tensor], Sequence[object]],
 ) -> Told:
     """Initialize the module by its own code.
 
     Args:
         module: whose tensors are to be written.
-        enter: is told of each module, by name, before its code runs.
+        enter: is told of each module, by name, before its code runs, and whether that is its
+            constructor's.
         state: what waits for a tensor, another list after every write.
     """
     told, makers = Told(), Makers(module)
@@ -52,7 +53,7 @@ def run_native(
     owned = set(_owned(module, False))
     for part in _children_first(module, set()):
         name = names.get(id(part), "")
-        enter(name, part)
+        enter(name, part, constructor=True)
         _construct(part, name, id(part) in owned, makers, state, told)
     with _flags(module):
         for owner, part in list(_with_owners(module, None, set())):
@@ -101,6 +102,8 @@ def _construct(
     told: Told,
 ) -> None:
     """What the module did when it was made, or what it offers for that."""
+    if type(module).__module__.startswith("torch.nn.utils.parametriz"):
+        return  # what its tensor is written by is the code of the module that has it
     if type(module).__module__.startswith("torch.nn.modules."):
         _reset(module, _METHODS[:2], name, told)  # all that their constructors do
         return
