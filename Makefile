@@ -15,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs dist bench quality gpu clean
+.PHONY: help venv demo test lint docs dist bench quality engine processors gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -85,6 +85,13 @@ quality: venv ## build in place, and a minute of TestU01, PractRand and laws at 
 	$(INSTALL) numpy scipy
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	$(BIN)/python -m tools.quality short
+
+# These two need no torch: a compiler, and for the second g++ for the others and qemu-user.
+engine: ## the engine's digests by g++ and clang, and under sanitizers; a quarter of an hour
+	$(PYTHON) -m tools.engine plain contract address thread clang
+
+processors: ## the engine's digests on aarch64 and riscv64, under qemu-user
+	$(PYTHON) -m tools.engine aarch64 riscv64
 
 # Builds in place, for the GPU at hand, and needs no package index where PYTHON has a CUDA torch.
 # Every part has its limit, ten minutes in all; everything runs, and the failures are told at the end

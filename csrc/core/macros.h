@@ -10,6 +10,10 @@
 #error "fastinit's bits need IEEE arithmetic: take -ffast-math and -Ofast out of CXXFLAGS"
 #endif
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "fastinit packs narrow types for little-endian processors; this one is big-endian"
+#endif
+
 #if defined(__CUDACC__)
 #define FASTINIT_HD __host__ __device__ __forceinline__
 #define FASTINIT_UNROLL _Pragma("unroll")
