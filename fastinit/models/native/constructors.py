@@ -48,7 +48,7 @@ def construct_again(
     Args:
         module: whose tensors are written; those of its children should have been.
         makers: what tells the arguments that modules were made with.
-        state: what waits for a tensor, another list after every write.
+        state: what waits for a tensor.
         skip: methods that are somebody else's to call.
     """
     again = Again(state)

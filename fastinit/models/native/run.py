@@ -46,7 +46,7 @@ def run_native(
         module: whose tensors are to be written.
         enter: is told of each module, by name, before its code runs, and whether that is its
             constructor's.
-        state: what waits for a tensor, another list after every write.
+        state: what waits for a tensor.
     """
     told, makers = Told(), Makers(module)
     names = {id(part): name for name, part in modules_by_name(module)}

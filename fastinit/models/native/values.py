@@ -28,7 +28,7 @@ class Again:
     """The outcome of running a constructor's initialization again.
 
     Args:
-        state: what waits for a tensor, another list after every write.
+        state: what waits for a tensor.
     """
 
     def __init__(self, state: Callable[[Tensor], Sequence[object]]) -> None:
@@ -58,9 +58,8 @@ class Guess(NamedTuple):
     state: Sequence[object]
 
     def holds(self, state: Sequence[object]) -> bool:
-        """Whether nothing has been written since."""
-        pairs = zip(self.state, state, strict=False)
-        return len(state) == len(self.state) and all(one is other for one, other in pairs)
+        """Whether nothing else has been written since."""
+        return self.state == state
 
 
 class UnknownError(Exception):
