@@ -83,7 +83,7 @@ no gradient gets through eight layers: such a network does not start."""
         report.plot().savefig(out / "02_weights.png", dpi=80)
         for name, file in {"kaiming": "02_gradients", "normal, 0.01": "02_gradients_small"}.items():
             gradient_report(models[name], batch, cross_entropy).plot().savefig(
-                out / f"{file}.png", dpi=100
+                out / f"{file}.png", dpi=110
             )
 
 

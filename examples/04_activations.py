@@ -70,7 +70,7 @@ def main(out: Path | None = None) -> None:
         last = [r for r in monitor.summary() if r.direction == "forward"][-2]
         print(f"  last ReLU: std {last.std:.2g}, {last.dead:.0%} of units dead in all steps\n")
         if out is not None:
-            monitor.plot().savefig(out / f"04_{name}.png", dpi=90)
+            monitor.plot().savefig(out / f"04_{name}.png", dpi=110)
     print(
         """Conclude: in the sound network the lines lie flat and side by side: every layer sees
 signals and gradients of one size. Drift shows as a straight slope in the logarithm, forward and

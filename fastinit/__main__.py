@@ -7,6 +7,7 @@ Owns arguments, what is printed where, and the exit status: 0 all is well, 1 fin
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--depth", type=_count, default=8, help="hidden layers (8)")
     compare.add_argument("--width", type=_count, default=64, help="units in each (64)")
-    compare.add_argument("--activation", choices=ACTIVATIONS, default="relu", help="relu")
+    compare.add_argument(
+        "--activation", choices=ACTIVATIONS, default="relu", help="behind each hidden layer (relu)"
+    )
     compare.add_argument("--epochs", type=_count, default=8, help="passes over the data (8)")
     compare.add_argument("--seeds", type=_count, default=3, help="runs of each scheme (3)")
     return parser
@@ -104,10 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"{parser.prog} {given.command}: {error}", file=sys.stderr)
         return 1
-    if given.json:
-        print(result.to_json())
-    else:
-        show(result)
+    try:
+        if given.json:
+            print(result.to_json())
+        else:
+            show(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `... | head`; nor may Python's own flush at the end say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 

@@ -219,6 +219,14 @@ def test_dead_units() -> None:
     assert not [f for f in check(model, batch(512)) if "zero on every" in f.what]
 
 
+@pytest.mark.parametrize(("dead", "severity"), [(38, "error"), (20, "warning"), (3, None)])
+def test_how_many_units_are_dead(dead: int, severity: str | None) -> None:
+    model = sound()
+    nn.init.constant_(model[0].bias[:dead], -20.0)
+    told = [f.severity for f in check(model, batch(1024)) if "zero on every input" in f.what]
+    assert told == ([severity] if severity else [])
+
+
 def test_saturation() -> None:
     finding = found(check(mlp(nn.Tanh, 8.0, 4), batch()), "saturated")
     assert finding.severity == "error"

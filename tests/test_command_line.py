@@ -122,6 +122,12 @@ def broken():
     nn.init.constant_(model[0].weight, 0.1)
     return model
 
+def unseeded():
+    return nn.Linear(256, 10)
+
+def wide():
+    return nn.Sequential(*[nn.Linear(4, 4) for _ in range(200)])
+
 three = 3
 """
 
@@ -140,6 +146,33 @@ def test_audit(models: Path) -> None:
     found = json.loads(done.stdout)
     assert done.returncode == 1 and found["records"][0]["severity"] == "error"
     assert [r["name"] for r in found["weights"]["records"]][:2] == ["0.weight", "0.bias"]
+
+
+def test_audit_without_a_batch_says_so(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And it looks at the same model each time, without touching the generator."""
+    monkeypatch.chdir(models)
+    state = torch.get_rng_state()
+    outputs = [called(capsys, "audit", "their_models:unseeded")[1] for _ in range(2)]
+    assert outputs[0] == outputs[1] and "--input N,..." in outputs[0]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "--input" not in called(capsys, "audit", "their_models:sound", "--input", "64,256")[1]
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_that_has_seen_enough(models: Path, more: list[str]) -> None:
+    """As in `... | head -1`: no traceback."""
+    root = Path(fastinit.__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastinit", "audit", "their_models:wide", *more],
+        cwd=models, env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()  # before it has written anything
+    assert process.stderr.read() == ""
+    assert process.wait() in (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,17 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```(?:\n\n^```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["start.md", "models.md", "recipes.md", "checks.md"])
+DOCUMENTS = ["start", "models", "recipes", "checks", "gains", "calibration", "diagnostics"]
+
+
+@pytest.mark.parametrize("document", [f"{name}.md" for name in DOCUMENTS])
 def test_examples_run(document: str) -> None:
     """Later ones use the names of earlier ones; a block of text behind one is what it prints."""
     names: dict[str, object] = {}
     blocks = BLOCK.findall((DOCS / document).read_text())
     assert blocks
+    if any("seaborn" in code for code, _ in blocks):
+        pytest.importorskip("seaborn")
     for at, (code, printed) in enumerate(blocks):
         out, file = io.StringIO(), f"{document} {at}"
         # Where `native` reads the source of constructors.

@@ -22,9 +22,10 @@ SATURATED_SHARE = 0.25
 # 50 layers at a factor of 1.1 a layer. SageMaker's PoorWeightInitialization asks at 10.
 DRIFT = 100.0
 
-# What `checks` makes of the same numbers. Dead: SageMaker's rule calls half of a layer dead, but at
-# the start of a deep network of relus all inputs look alike, and a unit is on or off for all.
-DEAD_WARNING, DEAD_ERROR = 0.1, 0.75
+# What `checks` makes of the same numbers. In the depth of a network of relus without norms all
+# inputs look alike, and a unit is off for all of them: a third of a layer behind thirty such layers
+# with their gain, which is a warning.
+DEAD_WARNING, DEAD_ERROR = 0.1, DEAD_SHARE
 SATURATED_ERROR = 0.5
 # Second moments from the first layers of a stretch without norms to its last. SageMaker's
 # PoorWeightInitialization has 10; a hundred in ten layers goes on beyond what an optimizer evens

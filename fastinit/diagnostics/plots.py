@@ -120,12 +120,11 @@ def activations(summary: Any) -> Any:
 
 
 def _activations(summary: Any) -> Any:
-    from matplotlib.figure import Figure
-
     directions = [d for d in ("forward", "backward") if any(r.direction == d for r in summary)]
-    figure = Figure(figsize=(4.6 * (1 + len(directions)), 4.2), layout="constrained")
-    panels = list(figure.subplots(1, 1 + len(directions), squeeze=False)[0])
-    for axes, direction in zip(panels, directions, strict=False):
+    panels = _panels(directions, ["shares"])
+    figure = panels["shares"].figure
+    for direction in directions:
+        axes = panels[direction]
         what = "outputs" if direction == "forward" else "gradients there"
         _spreads(figure, axes, [r for r in summary.history if r.direction == direction])
         axes.set_title(f"{direction}: {what}", loc="left", fontsize=11)
@@ -135,12 +134,25 @@ def _activations(summary: Any) -> Any:
         label = "dead units" if word == "dead" else "saturated values"
         shares = [100 * getattr(r, word) for r in forward]
         middles = [place + 0.4 * at - 0.2 for place in places]
-        panels[-1].bar(middles, shares, 0.4, label=label, color=COLOURS[at])
-    panels[-1].set_ylim(0, 100)
-    panels[-1].set_ylabel("share over all steps (%)")
-    panels[-1].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-    _name_modules(panels[-1], [r.name for r in forward])
+        panels["shares"].bar(middles, shares, 0.4, label=label, color=COLOURS[at])
+    panels["shares"].set_ylim(0, 100)
+    panels["shares"].set_ylabel("share over all steps (%)")
+    panels["shares"].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+    _name_modules(panels["shares"], [r.name for r in forward])
     return figure
+
+
+def _panels(*rows: Sequence[str]) -> dict[str, Any]:
+    """Axes by name, in rows as wide as a page; three side by side would be too small."""
+    from matplotlib.figure import Figure
+
+    if sum(map(len, rows)) < 3:
+        rows = ([name for row in rows for name in row],)
+    columns = math.lcm(*(len(row) for row in rows))
+    mosaic: Any = [[name for name in row for _ in range(columns // len(row))] for row in rows]
+    figure = Figure(figsize=(9.0, 0.6 + 3.6 * len(rows)), layout="constrained")
+    panels: dict[str, Any] = figure.subplot_mosaic(mosaic)
+    return panels
 
 
 def _spreads(figure: Any, axes: Any, history: Sequence[Any]) -> None:
@@ -242,11 +254,10 @@ def gradients(records: Sequence[Any]) -> Any:
 
 
 def _gradients(records: Sequence[Any]) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13.0, 4.2), layout="constrained")
-    first, left, right = figure.subplots(1, 3)
-    _densities(first, [r for r in records if r.std > 0 and not r.name.endswith("bias")])
+    panels = _panels(["density"], ["std", "ratio"])
+    figure = panels["density"].figure
+    left, right = panels["std"], panels["ratio"]
+    _densities(panels["density"], [r for r in records if r.std > 0 and not r.name.endswith("bias")])
     for at, (axes, word, what) in enumerate(
         (
             (left, "std", "standard deviation of the gradient"),

@@ -54,8 +54,8 @@ class Findings(Result[Finding]):
 
 def _paragraph(finding: Finding) -> str:
     where = f"{finding.name}: " if finding.name else ""
-    text = f"{finding.severity}: {where}{finding.what}\n"
-    lines = [text.rstrip(), f"  {finding.remedy}"]
+    text = f"{finding.severity}: {where}{finding.what}"
+    lines = [*text.splitlines(), f"  {finding.remedy}"]
     return "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines)
 
 

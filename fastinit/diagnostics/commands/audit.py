@@ -26,6 +26,7 @@ class Audit(Result[Finding]):
     """Findings, and the parameters beside their laws."""
 
     weights: WeightReport
+    signals: bool  # whether a batch went through
 
     @property
     def well(self) -> bool:
@@ -42,7 +43,12 @@ class Audit(Result[Finding]):
 
     def notes(self) -> list[str]:
         """The findings, below the table."""
-        return [str(Findings(self.records))]
+        found = [str(Findings(self.records))]
+        if not self.signals:
+            found.append(
+                "weights alone; with --input N,... signals and gradients are looked at too"
+            )
+        return found
 
     def __str__(self) -> str:
         """The table of parameters, and a paragraph for each finding."""
@@ -74,7 +80,9 @@ def load(place: str) -> nn.Module:
         if not hasattr(made, word):
             raise ValueError(f"{name} has no {attribute!r}")
         made = getattr(made, word)
-    model = made if isinstance(made, nn.Module) else made() if callable(made) else made
+    with torch.random.fork_rng(devices=[]):  # the same model at each call
+        torch.manual_seed(0)
+        model = made if isinstance(made, nn.Module) else made() if callable(made) else made
     if not isinstance(model, nn.Module):
         raise ValueError(f"{place} makes a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -93,4 +101,4 @@ def audit(module: nn.Module, recipe: str | None, shape: Sequence[int] | None) ->
     x = None
     if shape is not None:
         x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    return Audit(check(module, x, recipe).records, weight_report(module, recipe))
+    return Audit(check(module, x, recipe).records, weight_report(module, recipe), x is not None)
