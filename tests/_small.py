@@ -18,7 +18,7 @@ from torch import nn
 
 Maker = Callable[[], nn.Module]
 
-LARGEST = 420_000_000  # parameters of a model that is still built
+LARGEST = 150_000_000  # parameters of a model that is still built
 
 
 class NotBuiltError(Exception):

@@ -137,10 +137,16 @@ def judge(stock: nn.Module, made: nn.Module, told: dict[str, str], outcome: Outc
 
 
 def run(only: list[str], path: Path | None) -> list[Outcome]:
-    """All architectures that have one of these words in their name, told as they come."""
-    outcomes = []
+    """All architectures that have one of these words in their name, told as they come.
+
+    What the file has already is not run again.
+    """
+    outcomes = _outcomes(path) if path is not None and path.exists() else []
+    done = {(one.package, one.architecture) for one in outcomes}
     for package, architecture, prepare in every_model():
         if not any(word in f"{package} {architecture}" for word in only):
+            continue
+        if (package, architecture) in done:
             continue
         outcome = Outcome(package, architecture)
         start = time.perf_counter()
@@ -168,6 +174,10 @@ def run(only: list[str], path: Path | None) -> list[Outcome]:
             with path.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
     return outcomes
+
+
+def _outcomes(path: Path) -> list[Outcome]:
+    return [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
 def _give_up(*_: Any) -> None:
@@ -253,17 +263,12 @@ def _shortened(text: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=[""], help="words in architectures' names")
-    parser.add_argument("--json", type=Path, help="append each outcome to this file")
+    parser.add_argument("--json", type=Path, help="append each outcome to this file; go on with it")
     parser.add_argument("--page", type=Path, help="write the page of the manual here")
-    parser.add_argument("--from", dest="source", type=Path, help="of these outcomes; run nothing")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if options.source is not None:
-        lines = options.source.read_text().splitlines()
-        outcomes = [Outcome(**json.loads(line)) for line in lines]
-    else:
-        outcomes = run(options.only, options.json)
+    outcomes = run(options.only, options.json)
     if options.page is not None:
         options.page.write_text(written(outcomes))
     print(Counter((one.package, one.verdict) for one in outcomes))

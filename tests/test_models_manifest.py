@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.distributed.checkpoint as dcp
 from _bits import assert_same_bits
 from _models import Net, on_meta
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 import fastinit
 from fastinit.checkpoint import ManifestReader
@@ -185,3 +187,46 @@ def test_a_manifest_is_a_checkpoint(model: nn.Module) -> None:
     assert_same_bits(few["words.weight"], model.words.weight.detach())
     with pytest.raises(BaseException, match="Missing key.*nowhere"):
         dcp.load({"nowhere": torch.empty(3)}, storage_reader=ManifestReader(manifest), no_dist=True)
+
+
+# As a dictionary of each name in the state dict: what it is there.
+ASKED: dict[str, dict[str, object]] = {
+    "a part": {"blocks.0.up.weight": torch.zeros(32, 8), "norm.running_var": torch.zeros(8)},
+    "a tie's second name": {"head.weight": torch.zeros(11, 8)},
+    "another dtype": {"words.weight": torch.zeros(11, 8, dtype=torch.bfloat16)},
+    "missing": {"words.weight": torch.zeros(11, 8), "nowhere": torch.zeros(3)},
+    "another shape": {"words.weight": torch.zeros(8, 11)},
+    "an optimizer's step": {"words.weight": torch.zeros(11, 8), "step": 3},
+    "a buffer that does not persist": {"frequencies": torch.zeros(4)},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("partial", [False, True], ids=["whole", "partial"])
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_dcp_says_of_a_manifest_it_says_of_a_checkpoint(
+    model: nn.Module, asked: str, partial: bool, tmp_path: Path
+) -> None:
+    """The oracle is a checkpoint on disk, of the same weights."""
+    manifest = manifest_of(model)
+    dcp.save(model.state_dict(), storage_writer=dcp.FileSystemWriter(tmp_path), no_dist=True)
+    answers = []
+    for reader in (dcp.FileSystemReader(tmp_path), ManifestReader(manifest)):
+        state = copy.deepcopy(ASKED[asked])
+        planner = dcp.DefaultLoadPlanner(allow_partial_load=partial)
+        try:
+            dcp.load(state, storage_reader=reader, planner=planner, no_dist=True)
+            answers.append(state)
+        except CheckpointException as error:
+            answers.append(str(error).strip().splitlines()[-1])
+    ours, theirs = reversed(answers)
+    assert type(ours) is type(theirs)
+    if isinstance(theirs, str):
+        assert ours == theirs and "Error: " in theirs
+        return
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if isinstance(value, torch.Tensor):
+            assert_same_bits(ours[name], value)
+        else:
+            assert ours[name] == value
