@@ -296,11 +296,14 @@ def test_progress_is_told_and_an_interrupt_leaves_whole_tensors() -> None:
             raise KeyboardInterrupt
 
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         fastinit.init_(model, seed=0, progress=interrupt)
+    done, left = caught.value.__notes__[0].split("; ")
+    assert done.startswith("fastinit had written words.weight") and "again completes" in left
     for name, p in model.named_parameters():
         finished = torch.equal(p, whole.get_parameter(name))
         assert finished or torch.equal(p, before[name])
+        assert name not in left or torch.equal(p, before[name])
     fastinit.init_(model, seed=0)
     assert_same_state(model, whole)
 

@@ -219,6 +219,7 @@ def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
     """The long work."""
     done: list[Done] = []
     work: list[Work] = []
+    names: list[str] = []
     sizes: list[int] = []
     for plan in plans.parameters:
         if plan.parametrized:
@@ -228,12 +229,31 @@ def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
         done.append(_done(plan, tensor, False))
         if plan.steps and tensor.numel():
             work.append((plan.steps, pieces_of(tensor)))
+            names.append(plan.name)
             sizes.append(tensor.numel() * tensor.element_size())
     done += [_done(plan, tensor_at(held.buffers[plan.name]), True) for plan in plans.buffers]
-    for part in in_parts(work, sizes, progress):
-        with whole():
-            carry_out(part)
+    written = 0
+    try:
+        for part in in_parts(work, sizes, progress):
+            with whole():
+                carry_out(part)
+                written += len(part)
+    except BaseException as error:
+        left = list(dict.fromkeys(names[written:]))
+        _note(error, [name for name in dict.fromkeys(names[:written]) if name not in left], left)
+        raise
     return done
+
+
+def _note(error: BaseException, written: Sequence[str], left: Sequence[str]) -> None:
+    """Say in an exception's notes, which a traceback ends with, how far the work got."""
+    told = f"fastinit had written {listed(written, 5) or 'no parameter'}"
+    if left:
+        told += f"; {listed(left, 5)} {'is' if len(left) == 1 else 'are'} to be written yet"
+    error.__notes__ = [
+        *getattr(error, "__notes__", []),
+        told + ". The same call again completes the model, to the same values.",
+    ]
 
 
 def _done(plan: Plan, tensor: Tensor, is_buffer: bool) -> Done:
