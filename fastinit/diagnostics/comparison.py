@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinit.models.materialize as whole_models
-from fastinit.diagnostics.subject import run
+from fastinit.diagnostics.subject import require_values, run
 from fastinit.diagnostics.tables import Cell, Result, progress
 from fastinit.recipes import Recipe
 
@@ -198,6 +198,7 @@ def _made(make_model: Callable[[], nn.Module], scheme: Scheme, seed: int) -> nn.
     model = make_model()
     if not isinstance(model, nn.Module):
         raise TypeError(f"make_model must make a torch.nn.Module, got {model!r}")
+    require_values(model)
     if isinstance(scheme, (Recipe, str)):
         whole_models.init_(model, scheme, seed=seed)
     elif scheme is not None:

@@ -29,8 +29,17 @@ def require_runnable(module: nn.Module) -> None:
         ValueError: no parameters, or lazy ones, on meta, freed or flattened ones.
         RuntimeError: the module or a part of it is compiled.
     """
-    targets.refuse(module)
+    require_values(module)
     refuse_compiled(module)
+
+
+def require_values(module: nn.Module) -> None:
+    """Refuse what is no module, or one without values.
+
+    Raises:
+        TypeError, ValueError: as `require_runnable`.
+    """
+    targets.refuse(module)
     parameters = dict(module.named_parameters())
     if not parameters:
         raise ValueError(
