@@ -192,6 +192,10 @@ LawOf law_of(const Fill& fill) {
   return {fill.distribution, fill.mean, fill.std, fill.low, fill.high, fill.region};
 }
 
+std::optional<LawOf> law_of(const Fill* fill) {
+  return fill == nullptr ? std::nullopt : std::optional(law_of(*fill));
+}
+
 Action action_of(py::object object) {
   return {new py::object(std::move(object)), [](void* held) {
             const py::gil_scoped_acquire acquire;
@@ -275,12 +279,17 @@ void bind_records(py::module_& module) {
             return list_of(records.left_by(tensor));
           },
           arg("tensor"))
+      .def(
+          "last",
+          [](const Records& records, const at::Tensor& tensor) {
+            return law_of(records.last(tensor));
+          },
+          arg("tensor"))
       .def("allow_edits", &Records::allow_edits, arg("tensor"))
       .def(
           "editable",
-          [](const Records& records, const at::Tensor& tensor) -> std::optional<LawOf> {
-            const Fill* fill = records.editable(tensor);
-            return fill == nullptr ? std::nullopt : std::optional(law_of(*fill));
+          [](const Records& records, const at::Tensor& tensor) {
+            return law_of(records.editable(tensor));
           },
           arg("tensor"))
       .def("edit", &Records::edit, arg("tensor"), arg("mean"), arg("std"), arg("low"), arg("high"))

@@ -451,3 +451,81 @@ def test_compiled_functions_get_the_values() -> None:
         doubled = compiled(tensor)
     torch._dynamo.reset()
     assert torch.equal(doubled, value(0) * 2)
+
+
+def test_calls_alike_are_told_apart_where_it_counts() -> None:
+    """A second call with the arguments of a first is recorded by what the first came to."""
+
+    def run(scope: Callable[..., Any]) -> list[object]:
+        made: list[object] = []
+        with scope(seed=1):
+            for _ in range(2):
+                for call in (
+                    lambda t: nn.init.kaiming_uniform_(t, a=1),
+                    lambda t: nn.init.kaiming_uniform_(t, a=True),  # no slope to torch
+                    lambda t: nn.init.kaiming_uniform_(t, a=1.0),
+                    lambda t: nn.init.normal_(t, 0.0, 1e-30),
+                    lambda t: nn.init.normal_(t, -0.0, 1e-30),
+                    lambda t: nn.init.normal_(t, -0.0, 0.0),
+                    lambda t: nn.init.normal_(t, 0.0, 0.0),
+                    lambda t: nn.init.normal_(t, 0, std=2),
+                    lambda t: nn.init.normal_(t, std=[2.0]),  # which has no hash
+                    lambda t: nn.init.normal_(t, generator=torch.Generator().manual_seed(4)),
+                    lambda t: nn.init.uniform_(t, -0.5, 0.5).erfinv_(),
+                    lambda t: nn.init.uniform_(t[1], -0.5, 0.5),
+                    lambda t: nn.init.kaiming_uniform_(t[1], a=1),
+                    lambda t: nn.init.xavier_normal_(t.T),
+                    lambda t: nn.init.xavier_normal_(t[:, ::2]),
+                ):
+                    tensor = torch.full((8, 4), 3.0)
+                    try:
+                        call(tensor)
+                    except (RuntimeError, TypeError, ValueError) as refusal:
+                        made.append(str(refusal))
+                    made.append((tensor._version, tensor))
+        return [
+            one if isinstance(one, str) else (one[0], one[1].view(torch.uint8).tolist())
+            for one in made
+        ]
+
+    assert run(fastinit.deferred) == run(fastinit.patch)
+
+
+def test_warnings_come_at_each_call() -> None:
+    with fastinit.deferred(seed=1):
+        for _ in range(2):
+            with pytest.warns(UserWarning, match="more than 2 std"):
+                nn.init.trunc_normal_(torch.empty(8, 4), mean=9.0)
+
+
+def test_function_modes_see_calls_that_are_known() -> None:
+    from _clients import SeenFunctions
+
+    with fastinit.deferred(seed=1), SeenFunctions() as mode:
+        tensors = [torch.empty(8, 4) for _ in range(3)]
+        for tensor in tensors:
+            nn.init.normal_(tensor)
+            tensor[0].zero_()
+    names = [function.__name__ for function in mode.seen]
+    assert names.count("normal_") >= 3 and names.count("zero_") == 3
+    for n, tensor in enumerate(tensors):
+        expected = value(n)
+        expected[0] = 0
+        assert torch.equal(tensor, expected)
+
+
+def test_a_function_mode_that_reads_gets_values() -> None:
+    class Reading(torch.overrides.TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if func is torch.empty or getattr(func, "__name__", "") == "empty":
+                seen.append(float(first.sum()))
+            return func(*args, **(kwargs or {}))
+
+    seen: list[float] = []
+    with fastinit.deferred(seed=1):
+        first = nn.init.normal_(torch.full((8, 4), 1e9))
+        with Reading():
+            torch.empty(3)
+    assert seen == [float(value(0).sum())]

@@ -204,18 +204,20 @@ std::vector<Record> Records::left_by(const Tensor& tensor) const {
 
 void Records::expose(const Tensor& tensor) { hold(tensor).exposed = true; }
 
-void Records::allow_edits(const Tensor& tensor) {
-  Held* held = find(tensor);
-  if (held == nullptr || held->records.empty()) return;
-  Record& last = held->records.back();
-  last.editable = is_at(last.place, tensor);
-}
-
-const Fill* Records::editable(const Tensor& tensor) const {
+const Fill* Records::last(const Tensor& tensor) const {
   const Held* held = find(tensor);
   if (held == nullptr || held->records.empty()) return nullptr;
   const Record& last = held->records.back();
-  return last.editable && is_at(last.place, tensor) ? std::get_if<Fill>(&last.what) : nullptr;
+  return is_at(last.place, tensor) ? std::get_if<Fill>(&last.what) : nullptr;
+}
+
+void Records::allow_edits(const Tensor& tensor) {
+  if (last(tensor) != nullptr) find(tensor)->records.back().editable = true;
+}
+
+const Fill* Records::editable(const Tensor& tensor) const {
+  const Fill* fill = last(tensor);
+  return fill != nullptr && find(tensor)->records.back().editable ? fill : nullptr;
 }
 
 void Records::edit(const Tensor& tensor, double mean, double std, double low, double high) {

@@ -97,7 +97,9 @@ class Records {
   // Lets nothing wait for this storage from here on. What waits is to be taken before.
   void expose(const at::Tensor& tensor);
 
-  // Lets the law that was just recorded for `tensor`, if it was, be changed while it is the last.
+  // The last record of the storage, if it is a fill of exactly this tensor.
+  const Fill* last(const at::Tensor& tensor) const;
+  // Lets the law of that one be changed while it is the last.
   void allow_edits(const at::Tensor& tensor);
   const Fill* editable(const at::Tensor& tensor) const;
   void edit(const at::Tensor& tensor, double mean, double std, double low, double high);

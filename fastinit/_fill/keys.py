@@ -263,6 +263,15 @@ def missing_words(tensor: Tensor, region: Region | None) -> tuple[int, int] | Te
     return _words_of_scope(tensor, torch.compiler.is_dynamo_compiling())
 
 
+def signed_words(tensor: Tensor) -> tuple[int, int] | None:
+    """As `missing_key`, in signed words, for a draw into elements that is not compiled."""
+    scope = _innermost() if _open_scopes else None
+    if scope is None:
+        return None
+    seed, offset = scope.next(tensor)
+    return _signed(seed), _signed(offset)
+
+
 @untraceable
 def _words_of_scope(tensor: Tensor, compiling: bool) -> tuple[int, int] | Tensor | None:
     """The next key of the innermost scope; a tensor for a compiled caller, which would otherwise

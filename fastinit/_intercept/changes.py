@@ -51,9 +51,11 @@ class Change:
 class CoveredMembers(Change):
     """Attributes over methods of Tensor and functions of torch that have no code to swap."""
 
-    def __init__(self, covers: Sequence[Cover]) -> None:
+    def __init__(self, covers: Sequence[Cover], *, inert: bool = False) -> None:
+        """`inert`: the stand-ins do what stock does by themselves while no change is in force."""
         super().__init__()
         self._covers = covers
+        self._inert = inert
 
     def make(self) -> None:
         _fill_caches_of_torch()
@@ -73,6 +75,8 @@ class CoveredMembers(Change):
 
     def _while_in_force(self, stand_in: Function, stock: Function) -> Function:
         """`stand_in`, which turns into `stock` for those who hold it beyond the change."""
+        if self._inert:
+            return stand_in
 
         @functools.wraps(stand_in)
         def cover(*arguments: Any, **named: Any) -> Any:

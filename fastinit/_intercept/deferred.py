@@ -30,6 +30,8 @@ from fastinit._intercept.patch import patch
 from fastinit._intercept.pending import Pending
 from fastinit._intercept.scopes import Scope
 
+_past_modes = torch._C._disabled_torch_dispatch_impl
+_functions = torch._C._len_torch_function_stack  # modes that run code of their own
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -66,10 +68,9 @@ def _making(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def stand_in(*args: Any, **kwargs: Any) -> Any:
-        if _is_compiling() or "out" in kwargs or not nothing_between():
+        if _is_compiling() or _functions() or "out" in kwargs or not nothing_between():
             return stock(*args, **kwargs)
-        with torch._C._DisableTorchDispatch():
-            return stock(*args, **kwargs)
+        return _past_modes(stock, (), args, kwargs)
 
     return stand_in
 
@@ -79,10 +80,9 @@ def _holding(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def stand_in(data: Any, **kwargs: Any) -> Any:
-        if _is_compiling() or type(data) not in _NUMBERS or not nothing_between():
+        if _is_compiling() or type(data) not in _NUMBERS or _functions() or not nothing_between():
             return stock(data, **kwargs)
-        with torch._C._DisableTorchDispatch():
-            return stock(data, **kwargs)
+        return _past_modes(stock, (), (data,), kwargs)
 
     return stand_in
 
@@ -135,7 +135,8 @@ _covered_members = CoveredMembers(
         (torch.Tensor, name, functools.partial(_writing, count=count))
         for name, count in (("zero_", 0), ("fill_", 1))
     ]
-    + [(owner, "to_dlpack", _exposing) for owner in (torch, torch.utils.dlpack)]
+    + [(owner, "to_dlpack", _exposing) for owner in (torch, torch.utils.dlpack)],
+    inert=True,
 )
 
 

@@ -7,17 +7,21 @@ that time spent here is what deferring costs. Must not know what else waits.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function_unary
 
 from fastinit._fill import dtensor, laws
 from fastinit._fill.extension import native
-from fastinit._fill.keys import can_draw_key, key_from_generator
+from fastinit._fill.keys import can_draw_key, key_from_generator, signed_words
 from fastinit._fill.laws import Law
 from fastinit._fill.placements import PLAIN_TYPES
+from fastinit._intercept import fresh
 from fastinit._intercept import pending as waiting
 from fastinit._intercept.changes import Change
 from fastinit._intercept.pending import Pending
@@ -27,6 +31,7 @@ _MOST_LAWS = 4096
 _empty = torch.empty  # also while a library has its own in torch
 _fill = torch._C.TensorBase.fill_
 
+_is_compiling = torch.compiler.is_dynamo_compiling
 _depth = torch._C._len_torch_dispatch_stack
 _level_of_functorch = torch._C._functorch.maybe_current_level
 
@@ -80,6 +85,69 @@ def wait(pending: Pending, name: str, tensor: Tensor, arguments: tuple[Any, ...]
 # By operator, dtype, shape where it counts, and numbers; none of these is refused.
 _laws: dict[tuple[Any, ...], Law] = {}
 _BY_SHAPE = {laws.variance_scaling}
+
+
+def again(name: str, tensor: Tensor, arguments: tuple[Any, ...]) -> bool:
+    """Record a fill by a function of torch.nn.init that has done so before, with these arguments
+    and for a tensor of this dtype and shape: then all that it asks for is known.
+    """
+    pending = None if _is_compiling() else waiting.current()
+    if (
+        pending is None
+        or type(tensor) not in PLAIN_TYPES
+        or has_torch_function_unary(tensor)
+        or _depth() != pending.depth
+        or _level_of_functorch() is not None
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    try:
+        law = _calls.get((name, tensor.dtype, tensor.shape, arguments, *map(type, arguments)))
+    except TypeError:  # no such argument has a hash
+        return False
+    if law is None or (0.0 in arguments and _holds_minus_zero(arguments)):
+        return False
+    if not pending.admits(tensor):
+        return False
+    words = signed_words(tensor) or key_from_generator(None, tensor.device)
+    pending.add_fill(tensor, law, words)
+    if name in _NOTED:
+        fresh.note(tensor, law.low, law.high, words)
+    return True
+
+
+def remember(name: str, tensor: Tensor, arguments: tuple[Any, ...]) -> None:
+    """Note what came of a call that `again` did not know."""
+    pending = None if _is_compiling() else waiting.current()
+    if (
+        pending is None
+        or type(tensor) not in PLAIN_TYPES
+        or not all(type(argument) in _PLAIN_ARGUMENTS for argument in arguments)
+        or _holds_minus_zero(arguments)
+    ):
+        return
+    law = pending.last_law(tensor)
+    if law is None or law.region is not None:
+        return
+    if not law.low - 2 * law.std <= law.mean <= law.high + 2 * law.std:
+        return  # trunc_normal_ warns of such bounds at each call
+    if len(_calls) >= _MOST_LAWS:
+        _calls.clear()
+    _calls[(name, tensor.dtype, tensor.shape, arguments, *map(type, arguments))] = law
+
+
+# By function, dtype, shape, arguments and their types, as True is no number to all of them.
+_calls: dict[tuple[Any, ...], Law] = {}
+_PLAIN_ARGUMENTS = frozenset({int, float, bool, str, type(None)})
+_NOTED = frozenset({"uniform_", "_no_grad_uniform_"})
+
+
+def _holds_minus_zero(arguments: tuple[Any, ...]) -> bool:
+    """Whether a zero has the sign that equality hides."""
+    return any(
+        type(argument) is float and argument == 0.0 and math.copysign(1.0, argument) < 0.0
+        for argument in arguments
+    )
 
 
 def wait_constant(pending: Pending, tensor: Tensor, value: object, *, bump: bool) -> bool:

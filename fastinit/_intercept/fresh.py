@@ -74,6 +74,12 @@ def uniform_(
     return tensor
 
 
+def note(tensor: Tensor, low: float, high: float, words: Words) -> None:
+    """Note a draw that was made elsewhere, if `erfinv_` may follow."""
+    if tensor.dtype in _DTYPES and _invertible(low, high) and not tensor.is_inference():
+        _note(tensor, low, high, words)
+
+
 def _note(tensor: Tensor, a: float, b: float, words: Words) -> None:
     counter, version = weakref.ref(_root(tensor)), tensor._version
     memory = native.memory_of(_local(tensor))

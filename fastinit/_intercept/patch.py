@@ -113,7 +113,9 @@ def _jump(function: FunctionType, ours: Callable[..., Any]) -> CodeType:
     name, arguments = code.co_name, ", ".join(code.co_varnames[: code.co_argcount])
     delegates = "handle_torch_function" in code.co_names
     fills = name != "calculate_gain"
-    _stand_ins[name] = routes.init_function(ours, _copy(function), delegates) if fills else ours
+    _stand_ins[name] = (
+        routes.init_function(name, ours, _copy(function), delegates) if fills else ours
+    )
     made: dict[str, Any] = {}
     exec(
         f"def {name}({arguments}):\n"

@@ -116,6 +116,11 @@ class Pending:
         survives: bool = self._records.survives_write(tensor)
         return survives
 
+    def last_law(self, tensor: Tensor) -> Law | None:
+        """The law of what was noted last, if it is a fill of exactly this tensor."""
+        numbers = self._records.last(tensor)
+        return None if numbers is None else Law(*numbers)
+
     def allow_edits(self, tensor: Tensor) -> None:
         """Let edits of `tensor` by numbers change the law that was just noted for it, if it was."""
         self._records.allow_edits(tensor)

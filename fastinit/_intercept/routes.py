@@ -22,7 +22,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from fastinit import init
 from fastinit._fill.extension import DTYPES, native
 from fastinit._fill.placements import PLAIN_TYPES, is_dtensor
-from fastinit._intercept import fresh
+from fastinit._intercept import fills, fresh
 
 Function = Callable[..., Any]
 
@@ -80,16 +80,19 @@ def _fills_on(device_type: str) -> bool:
     return device_type in _DEVICES
 
 
-def init_function(ours: Function, stock: Function, stock_delegates: bool) -> Function:
+def init_function(name: str, ours: Function, stock: Function, stock_delegates: bool) -> Function:
     """The stand-in for a function of torch.nn.init, which it gets as a copy under `stock`.
 
     Args:
+        name: of the function.
         ours: takes the same arguments in the same order.
         stock: what torch has, even while its own function object does something else.
         stock_delegates: whether stock lets `__torch_function__` see the function itself.
     """
 
     def stand_in(tensor: Tensor, *arguments: object) -> object:
+        if fills.again(name, tensor, arguments):
+            return tensor
         if has_torch_function_unary(tensor):
             # Stock that delegates comes back here, with the mode or the type that answers put off.
             if stock_delegates or not is_plain(type(tensor)):
@@ -98,7 +101,11 @@ def init_function(ours: Function, stock: Function, stock_delegates: bool) -> Fun
                 taken = takes(tensor)
         else:
             taken = takes(tensor)
-        return (ours if taken else stock)(tensor, *arguments)
+        if not taken:
+            return stock(tensor, *arguments)
+        result = ours(tensor, *arguments)
+        fills.remember(name, tensor, arguments)
+        return result
 
     return stand_in
 
