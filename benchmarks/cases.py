@@ -22,6 +22,7 @@ from benchmarks.laws import Normal, Orthogonal, SparseColumns, Truncated, Unifor
 from benchmarks.many import ManyCase
 from benchmarks.shards import ShardCase
 from benchmarks.timing import Contender
+from benchmarks.whole import LayersCase, MetaCase
 
 
 class Case(Protocol):
@@ -156,6 +157,8 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         ShardCase(size, torch.bfloat16),
         models.ModelCase(model),
         models.ModelCase(model, dtype=torch.bfloat16),
+        MetaCase() if size >= 4096 else MetaCase(256, 2, 1024, 2000),
+        LayersCase(8000 if size >= 4096 else 500),
         *construction_cases(quick=size < 4096),
     ]
 
