@@ -433,6 +433,12 @@ def keys_of_slices(
     return found
 
 
+def child_words(key: Key, name: str) -> tuple[int, int]:
+    """The words of `key.fold_in(name)`, as operators take them."""
+    seed, offset = _child(key.seed, key.offset, _digest(name))
+    return _signed(seed), _signed(offset)
+
+
 def _signed(word: int) -> int:
     """The int64 with the bits of a uint64: what an operator schema can carry."""
     return word - (1 << 64) if word & _SIGN64 else word

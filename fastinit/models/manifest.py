@@ -21,7 +21,8 @@ from fastinit._fill.keys import Key
 from fastinit._fill.placements import is_dtensor
 from fastinit._fill.regions import Region, rectangles
 from fastinit.models.fingerprint import fingerprint, tensors_of
-from fastinit.models.report import Done, Report
+from fastinit.models.names import held_by
+from fastinit.models.report import Done, Report, versions
 from fastinit.models.steps import Step, Value, carry_out, from_data, to_data
 
 Manifest: TypeAlias = Mapping[str, Any]
@@ -38,8 +39,8 @@ def of_report(report: Report) -> dict[str, Any]:
     tensors = tensors_of(module)
     changed = [
         name
-        for name, tensor in module.named_parameters()
-        if report.versions.get(name, tensor._version) != tensor._version
+        for name, version in versions(held_by(module)).items()
+        if report.versions.get(name, version) != version
     ]
     if changed:
         raise RuntimeError(

@@ -162,7 +162,7 @@ def _initialize_all(
             targets.change_dtype(held, dtype)
         _write_short(held, plans)
     done = _carry_out(held, plans, progress)
-    return Report(done, seed, plans.warnings, module, manifest.of_report)
+    return Report(done, seed, plans.warnings, module, held, manifest.of_report)
 
 
 def _seed(seed: object) -> int:
@@ -186,13 +186,14 @@ def _refuse_meta(held: Held) -> None:
 
 def _refuse_unwritable(held: Held, plans: Sequence[Plan]) -> None:
     places = held.parameters
-    drawn = [
-        plan.name
-        for plan in plans
-        if plan.name in places and any(isinstance(step.what, Draw | Made) for step in plan.steps)
-    ]
-    dtypes = {name: tensor_at(places[name]).dtype for name in drawn}
-    wrong = [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in DTYPES]
+    wrong = []
+    for plan in plans:
+        place = places.get(plan.name)
+        dtype = None if place is None else tensor_at(place).dtype
+        if dtype is None or dtype in DTYPES:
+            continue
+        if any(isinstance(step.what, Draw | Made) for step in plan.steps):
+            wrong.append(f"{plan.name} ({dtype})")
     if wrong:
         raise TypeError(
             f"parameters of a dtype that no law fills: {listed(wrong)}; fastinit fills "

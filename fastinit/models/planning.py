@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from fastinit._fill.keys import Key
+from fastinit._fill.keys import Key, child_words
 from fastinit._fill.laws import Law
 from fastinit.initializers import Constant as ConstantInitializer
 from fastinit.initializers import Initializer, Keep, Native, Ones, Zeros
@@ -20,7 +20,7 @@ from fastinit.models.native.plan import NativePlan, plan_native
 from fastinit.models.native.run import Told
 from fastinit.models.parametrized import original_names
 from fastinit.models.report import Plan
-from fastinit.models.steps import Constant, Draw, Made, Step, What, words_of
+from fastinit.models.steps import Constant, Draw, Made, Step, What
 from fastinit.recipes import Recipe, Record, plan, resolve_recipe
 from fastinit.recipes.remarks import remarks
 
@@ -120,9 +120,13 @@ def _require_buffers(unknown: Sequence[str]) -> None:
 
 def _planned(record: Record, root: Key) -> Plan:
     settled = record.settled
+    if settled.part is None and settled.padding is None and settled.law is not None:  # the rule
+        steps: Sequence[Step] = [Step(Draw(settled.law, child_words(root, record.key)))]
+    else:
+        steps = list(_steps(record, root))
     return Plan(
         record.name,
-        list(_steps(record, root)),
+        steps,
         settled.rule,
         settled.initializer,
         settled.resolved,
@@ -154,7 +158,7 @@ def _steps(record: Record, root: Key) -> Iterator[Step]:
 def _what(resolved: Initializer, law: Law | None, root: Key, name: str) -> What:
     if isinstance(resolved, Zeros | Ones | ConstantInitializer):
         return Constant(complex(resolved.value))
-    words = words_of(root.fold_in(name))
+    words = child_words(root, name)
     return Draw(law, words) if law is not None else Made(resolved, words)
 
 

@@ -20,6 +20,7 @@ from fastinit._fill.keys import Key
 from fastinit.initializers import Constant as ConstantInitializer
 from fastinit.initializers import Initializer, Keep, Normal, TruncNormal, Uniform
 from fastinit.initializers.base import Numbers, Part
+from fastinit.models.names import Held, tensor_at
 from fastinit.models.steps import Constant, Draw, Made, Step, key_of
 from fastinit.recipes import table
 
@@ -95,6 +96,7 @@ class Report:
         seed: int,
         warnings: Sequence[str],
         module: nn.Module,
+        held: Held,
         make_manifest: Callable[[Report], dict[str, Any]],
     ) -> None:
         self._done = list(done)
@@ -103,11 +105,7 @@ class Report:
         self.seed = seed
         self.warnings = tuple(warnings)
         self.module = weakref.ref(module)
-        self.versions = {
-            name: tensor._version
-            for name, tensor in module.named_parameters()
-            if not tensor.is_inference()
-        }
+        self.versions = versions(held)
 
     @property
     def done(self) -> Sequence[Done]:
@@ -165,6 +163,12 @@ class Report:
             RuntimeError: the model is gone, or has been changed since.
         """
         return self._make_manifest(self)
+
+
+def versions(held: Held) -> dict[str, int]:
+    """How often each parameter was written so far; inference tensors do not tell."""
+    tensors = ((name, tensor_at(place)) for name, place in held.parameters.items())
+    return {name: tensor._version for name, tensor in tensors if not tensor.is_inference()}
 
 
 def _record(one: Done) -> Record:

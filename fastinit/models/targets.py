@@ -6,8 +6,9 @@ attributes, hooks and requires_grad are kept. Must not know what is written.
 
 from __future__ import annotations
 
-import bisect
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,37 @@ def refuse(module: nn.Module) -> Held:
             "initialize it before it is wrapped, or use fully_shard"
         )
     held = held_by(module)
-    places = {**held.parameters, **held.buffers}
-    tensors = {name: tensor_at(place) for name, place in places.items()}
-    lazy = [name for name, tensor in tensors.items() if is_lazy(tensor)]
+    lazy, bare, addresses = [], [], {}
+    for name, place in chain(held.parameters.items(), held.buffers.items()):
+        tensor = tensor_at(place)
+        kind = type(tensor)
+        if kind is nn.Parameter or kind is Tensor:
+            if tensor.is_meta:
+                continue
+            if tensor.is_cpu and tensor.layout is torch.strided:
+                address = tensor.data_ptr()
+                if address:  # the rule
+                    addresses[name] = address
+                    continue
+        if is_lazy(tensor):
+            lazy.append(name)
+        elif _lacks_storage(tensor):
+            bare.append(name)
+        else:
+            local: Tensor = getattr(tensor, "_local_tensor", tensor)
+            if local.device.type == "cpu" and local.layout is torch.strided and local.numel():
+                addresses[name] = local.data_ptr()
     if lazy:
         raise ValueError(
             f"module has lazy parameters, whose shapes are not known yet: {', '.join(lazy)}; run "
             "a batch through it first"
         )
-    bare = [name for name, tensor in tensors.items() if _lacks_storage(tensor)]
     if bare:
         raise ValueError(
             f"module has parameters without storage: {', '.join(bare)}; gather or allocate them "
             "first (ZeRO-3 and a resharded FSDP module free them)"
         )
-    fixed = _read_only(tensors)
+    fixed = _read_only(addresses)
     if fixed:
         raise ValueError(
             f"module has weights in memory that is read-only: {', '.join(fixed)}; clone them first"
@@ -75,27 +92,19 @@ def _lacks_storage(tensor: Tensor) -> bool:
     return local.untyped_storage().size() == 0
 
 
-def _read_only(tensors: dict[str, Tensor]) -> list[str]:
-    """The names of tensors in pages that the process may not write, where the system tells."""
+def _read_only(addresses: dict[str, int]) -> list[str]:
+    """The names of addresses in pages that the process may not write, where the system tells."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return []
-    ends, writable = [], []
+    ends, fixed = [], []
     for line in lines:
         extent, permissions = line.split()[:2]
         ends.append(int(extent.split("-")[1], 16))
-        writable.append(permissions[1] == "w")
-    if all(writable):
-        return []
-    names = []
-    for name, tensor in tensors.items():
-        local: Tensor = getattr(tensor, "_local_tensor", tensor)
-        if local.device.type == "cpu" and local.layout is torch.strided and local.numel():
-            place = bisect.bisect_right(ends, local.data_ptr())
-            if place < len(ends) and not writable[place]:
-                names.append(name)
-    return names
+        fixed.append(permissions[1] != "w")
+    fixed.append(False)
+    return [name for name, at in addresses.items() if fixed[bisect_right(ends, at)]]
 
 
 def pieces_of(tensor: Tensor) -> Sequence[Piece]:
