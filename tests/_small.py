@@ -150,7 +150,7 @@ def _require_small(maker: Maker) -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 # ---------------------------------------------------------------------- timm, torchvision

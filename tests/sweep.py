@@ -38,7 +38,7 @@ _TAKEN_APART = frozenset(
     | {f"detection.{name}" for name in ("faster_rcnn", "fcos", "keypoint_rcnn", "mask_rcnn")}
     | {f"detection.{name}" for name in ("retinanet", "ssd", "ssdlite")}
     | {"conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer"}
-    | {"omdet-turbo"}
+    | {"omdet-turbo", "timm_backbone"}
 )
 _AGAIN = re.compile(r"(\w+)\((.*)\) ran again with defaults$")
 
@@ -205,6 +205,7 @@ _SAYING = {
 
 def written(outcomes: list[Outcome]) -> str:
     """The page of the manual."""
+    outcomes = sorted(outcomes, key=lambda one: (one.package, one.architecture))
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     counts = Counter((one.package, one.verdict) for one in outcomes)
     lines = [_HEAD.format(alpha=ALPHA, versions=versions), _row("package", *_SAYING.values())]

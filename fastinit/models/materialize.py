@@ -221,7 +221,6 @@ def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
     done: list[Done] = []
     work: list[Work] = []
     names: list[str] = []
-    sizes: list[int] = []
     for plan in plans.parameters:
         if plan.parametrized:
             done.append(_done(plan, originals_of(held.computed, plan.name)[-1], False))
@@ -231,11 +230,10 @@ def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
         if plan.steps and tensor.numel():
             work.append((plan.steps, pieces_of(tensor)))
             names.append(plan.name)
-            sizes.append(tensor.numel() * tensor.element_size())
     done += [_done(plan, tensor_at(held.buffers[plan.name]), True) for plan in plans.buffers]
     written = 0
     try:
-        for part in in_parts(work, sizes, progress):
+        for part in in_parts(work, _bytes, progress):
             with whole():
                 carry_out(part)
                 written += len(part)
@@ -244,6 +242,10 @@ def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
         _note(error, [name for name in dict.fromkeys(names[:written]) if name not in left], left)
         raise
     return done
+
+
+def _bytes(work: Work) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor, _ in work[1])
 
 
 def _note(error: BaseException, written: Sequence[str], left: Sequence[str]) -> None:

@@ -23,23 +23,23 @@ _PARTS = 50
 
 
 def in_parts(
-    work: Sequence[_T], sizes: Sequence[int], progress: Progress
+    work: Sequence[_T], size_of: Callable[[_T], int], progress: Progress
 ) -> Iterator[Sequence[_T]]:
     """The work, in one part if nobody watches, and otherwise in some fifty.
 
     Args:
         work: whatever is to be done.
-        sizes: of each item, in bytes.
+        size_of: tells the bytes of an item.
         progress: a function of (bytes done, bytes in all), True for a bar, False for none; None
             shows a bar on a terminal if there is much to do.
     """
+    watched = sys.stderr.isatty() if progress is None else bool(progress)
+    sizes = [size_of(item) for item in work] if watched else []
     total = sum(sizes)
-    if progress is None:
-        progress = total >= _LONG and sys.stderr.isatty()
-    if not progress:
+    if not watched or (progress is None and total < _LONG):
         yield work
         return
-    tell = _bar if progress is True else progress
+    tell = progress if callable(progress) else _bar
     begin, part, done = 0, 0, 0
     tell(0, total)
     for i, size in enumerate(sizes):

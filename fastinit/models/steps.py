@@ -94,7 +94,7 @@ def carry_out(work: Iterable[Work]) -> None:
             for steps, pieces in left:
                 step = steps[turn]
                 for piece in pieces:
-                    part = cut(piece, step.box)
+                    part = piece if step.box is None else cut(piece, step.box)
                     if part is not None:
                         _write(step.what, *part, draws)
             for batch in draws.values():

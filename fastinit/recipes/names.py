@@ -196,6 +196,8 @@ class Found(NamedTuple):
 def parameters_of(site: Site) -> Iterator[Found]:
     """The parameters of this very module, with their bare names; lazy ones too."""
     module = site.link[0]
+    if not module._parameters and "parametrizations" not in module._modules:
+        return
     dot = site.name + "." if site.name else ""
     told = isinstance(module, ParametrizationList)  # as a parameter of the module around it
     for local, parameter in module._parameters.items():

@@ -29,8 +29,8 @@ _READING = ("query", "qkv", "key", "value")
 def remarks(records: Iterable[Record]) -> list[str]:
     """Sentences on laws that are probably not what was meant."""
     records = list(records)
-    told = [record for record in records if record.law is not None]
-    cut = [record for record in told if _is_cut(record.law)]
+    told = [record for record in records if record.settled.law is not None]
+    cut = [record for record in told if _is_cut(record.settled.law)]
     shared = _sharing_bounds(cut)
     held = {id(record) for records in shared.values() for record in records}
     alone = [record for record in cut if id(record) not in held]
