@@ -24,7 +24,7 @@ from fastinit._fill.placements import PLAIN_TYPES
 from fastinit._intercept import fresh
 from fastinit._intercept import pending as waiting
 from fastinit._intercept.changes import Change
-from fastinit._intercept.pending import Pending
+from fastinit._intercept.pending import Call, Pending
 
 _MOST_LAWS = 4096
 
@@ -51,8 +51,10 @@ def wait(pending: Pending, name: str, tensor: Tensor, arguments: tuple[Any, ...]
     if len(source) != 5:
         source = (*source, None, None, None, None, None)[:5]
     generator, words, key_tensor, shape, offsets = source
-    if key_tensor is not None or (words is not None and len(words) != 2):
-        return False  # a key on the device, or several
+    if key_tensor is not None:
+        return _wait_with_keys(pending, name, tensor, arguments, count + 1)
+    if words is not None and len(words) != 2:
+        return False  # which is refused
     region = None
     if shape is not None:
         region = (shape, offsets)
@@ -80,6 +82,36 @@ def wait(pending: Pending, name: str, tensor: Tensor, arguments: tuple[Any, ...]
         if words is None:
             words = key_from_generator(generator, tensor.device)
     return pending.add_fill(tensor, law, words)
+
+
+def _wait_with_keys(
+    pending: Pending, name: str, tensor: Tensor, arguments: tuple[Any, ...], place: int
+) -> bool:
+    """Record a fill whose key, or table of a key for each slice, is a tensor among the arguments;
+    it runs by itself, and by what that tensor holds now.
+    """
+    rest = arguments[:place] + arguments[place + 1 :]
+    if any(isinstance(argument, Tensor) for argument in rest) or not pending.admits(tensor):
+        return False
+    keys = own_keys(pending, arguments[place])
+    if keys is None:
+        return False
+    validate(name, tensor, arguments)
+    operator = getattr(torch.ops.fastinit, name).default
+    call = Call(operator, (*arguments[:place], keys, *arguments[place + 1 :]))
+    if not pending.add_run(tensor, call):
+        return False
+    waiting.bump_version(tensor)
+    return True
+
+
+def own_keys(pending: Pending, keys: Tensor) -> Tensor | None:
+    """A copy of a key tensor that nobody else can edit; None of one that is elsewhere."""
+    if type(keys) not in PLAIN_TYPES or keys.device.type != "cpu":
+        return None
+    pending.flush([keys])
+    with torch._C._DisableTorchDispatch():
+        return keys.detach().clone()
 
 
 # By operator, dtype, shape where it counts, and numbers; none of these is refused.

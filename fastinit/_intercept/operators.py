@@ -137,8 +137,8 @@ def _anything(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _use(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if pending:
-        pending.flush(_tensors(args))
-        pending.flush(_tensors(kwargs.values()))
+        pending.flush(tensors_of(args))
+        pending.flush(tensors_of(kwargs.values()))
     return func(*args, **kwargs)
 
 
@@ -148,8 +148,8 @@ def _overwrite(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     target = args[0]
     if target.layout is not torch.strided or target.is_nested:  # no one place in one storage
         return _use(pending, func, args, kwargs)
-    pending.flush(_tensors(args[1:]))
-    pending.flush(_tensors(kwargs.values()))
+    pending.flush(tensors_of(args[1:]))
+    pending.flush(tensors_of(kwargs.values()))
     if not pending.survives_write(target):
         pending.flush([target])
     result = func(*args, **kwargs)
@@ -185,21 +185,27 @@ def _lone_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     """A random fill that runs by itself, with three arguments before the stream."""
     args = args + (None,) * (9 - len(args))
     target, arguments, (generator, key, key_tensor, *region) = args[0], args[1:4], args[4:]
-    draws_here = key is not None or can_draw_key(generator, target.device)
-    on_device = key_tensor is not None or any(isinstance(value, Tensor) for value in arguments)
+    draws_here = key is not None or key_tensor is not None
+    draws_here = draws_here or can_draw_key(generator, target.device)
+    on_device = any(isinstance(value, Tensor) for value in arguments)
     if kwargs or on_device or not draws_here or not pending.admits(target):
         return _overwrite(pending, func, args, kwargs)
+    keys = None if key_tensor is None else fills.own_keys(pending, key_tensor)
+    if key_tensor is not None and keys is None:
+        return _overwrite(pending, func, args, kwargs)
     fills.validate(func._opname, target, args[1:])
-    words = key or key_from_generator(generator, target.device)
-    pending.add_run(target, Call(func, (*arguments, None, words, None, *region)))
+    words = key
+    if key is None and keys is None:
+        words = key_from_generator(generator, target.device)
+    pending.add_run(target, Call(func, (*arguments, None, words, keys, *region)))
     waiting.bump_version(target)
     return None
 
 
-def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_of(arguments: Iterable[Any]) -> Iterator[Tensor]:
     """The tensors among the arguments of an operator, in lists too."""
     for argument in arguments:
         if isinstance(argument, Tensor):
             yield argument
         elif isinstance(argument, list | tuple):
-            yield from _tensors(argument)
+            yield from tensors_of(argument)
