@@ -6,10 +6,8 @@ The oracle is always a second pass of the model with plain hooks, after `calibra
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -663,12 +661,3 @@ def test_the_table_fits_a_terminal() -> None:
     text = str(fastinit.calibrate_(gpt2(), TOKENS))
     assert max(map(len, text.splitlines())) <= 80
     assert "transformer.h.0.attn.c_attn[64:96]" in text
-
-
-def test_the_document_shows_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).resolve().parents[1] / "docs" / "calibration.md").read_text()
-    names: dict[str, object] = {}
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
-        exec(block, names)
-    for line in capsys.readouterr().out.splitlines():
-        assert f"    {line}\n" in text

@@ -192,6 +192,17 @@ def test_randn_through_depth_overflows() -> None:
     assert finding.severity == "error" and finding.name
 
 
+def test_gradients_that_are_not_finite() -> None:
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(x > 0, x.sqrt(), 0.0)  # 0 times the slope at x < 0, which is NaN
+
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Root(), nn.Linear(WIDTH, 4))
+    fastinit.init_(model, seed=0)
+    finding = found(check(model, batch()), "the gradient at its output is NaN or infinite")
+    assert (finding.severity, finding.name) == ("error", "0")
+
+
 def test_vanishing_gradients() -> None:
     model = mlp(nn.Sigmoid, 1.0)
     finding = found(check(model, batch()), "gradients vanish")
