@@ -531,33 +531,6 @@ def test_a_function_mode_that_reads_gets_values() -> None:
     assert seen == [float(value(0).sum())]
 
 
-class Marked(torch.Tensor):
-    """A subclass that leaves everything to Tensor."""
-
-
-def test_tensors_of_subclasses_are_made_as_ever() -> None:
-    from torch.nn.attention.bias import CausalBias, CausalVariant
-
-    with fastinit.deferred(seed=1):
-        bias = CausalBias(CausalVariant.UPPER_LEFT, 3, 4)
-        sized, numbers, none = Marked(8, 4), Marked([1.0, 2.0]), Marked()
-        nn.init.normal_(sized)
-        plain = nn.init.normal_(torch.full((8, 4), 1e9))
-        alias = Marked(plain)
-        assert waits(plain, sized)
-        read = Marked([plain[0, 0], plain[0, 1]])
-        assert not waits(plain)
-        with pytest.raises(TypeError):
-            Marked("3")
-    assert type(bias) is CausalBias and bias.variant is CausalVariant.UPPER_LEFT
-    assert {type(tensor) for tensor in (sized, numbers, none, alias, read)} == {Marked}
-    assert numbers.tolist() == [1, 2] and none.numel() == 0
-    assert torch.equal(sized.as_subclass(Tensor), value(0))
-    assert torch.equal(alias.as_subclass(Tensor), value(1))
-    assert read.tolist() == value(1)[0, :2].tolist() and alias.data_ptr() == plain.data_ptr()
-    assert type(Marked(3)) is Marked and "__new__" not in vars(torch.Tensor)
-
-
 @pytest.mark.parametrize("kind", ["ints", "a table", "one"])
 def test_keys_in_tensors_wait_and_cannot_be_changed(kind: str) -> None:
     fills: list[Callable[[Tensor, Any], object]] = [

@@ -1,4 +1,4 @@
-"""Deferred construction takes no more memory than stock's."""
+"""What takes a process of its own: deferred construction needs no more memory than stock's."""
 
 from __future__ import annotations
 
@@ -56,3 +56,8 @@ def test_peak_memory() -> None:
     untouched, peak = used("deferred")
     assert untouched <= allowed
     assert peak <= stock_peak + allowed
+
+
+def test_the_compiler_may_be_imported_inside() -> None:
+    code = "import fastinit\nwith fastinit.deferred(seed=0):\n    import torch._dynamo"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,7 +25,7 @@ from fastinit._intercept import pending as waiting
 from fastinit._intercept.changes import CoveredMembers
 from fastinit._intercept.fills import entrance, nothing_between, wait_constant
 from fastinit._intercept.keyed import keyed
-from fastinit._intercept.operators import Mode, tensors_of
+from fastinit._intercept.operators import Mode
 from fastinit._intercept.patch import patch
 from fastinit._intercept.pending import Pending
 from fastinit._intercept.scopes import Scope
@@ -87,23 +87,6 @@ def _holding(stock: Callable[..., Any]) -> Callable[..., Any]:
     return stand_in
 
 
-def _constructing(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """The stand-in for Tensor.__new__, which makes tensors of subclasses, of sizes, of numbers or
-    as aliases: what a dispatch mode returns to it is a Tensor already, and refused.
-    """
-
-    def __new__(kind: type, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        known = all(isinstance(value, (int, list, tuple, Tensor)) for value in args)
-        if _is_compiling() or not known or _functions() or not nothing_between():
-            return stock(kind, *args, **kwargs)
-        pending = waiting.current()
-        if pending is not None and not (len(args) == 1 and type(args[0]) in PLAIN_TYPES):
-            pending.flush(tensors_of(args))
-        return _past_modes(stock, (), (kind, *args), kwargs)
-
-    return __new__
-
-
 def _writing(stock: Callable[..., Any], count: int) -> Callable[..., Any]:
     """The stand-in for Tensor.zero_ or Tensor.fill_, of no or one number: it records, or runs,
     without the mode.
@@ -147,7 +130,7 @@ _covered_members = CoveredMembers(
     ]
     + [(torch.Tensor, "__dlpack__", _exposing)]
     + [(torch, name, _making) for name in ("empty", "zeros", "ones")]
-    + [(torch, "tensor", _holding), (torch.Tensor, "__new__", _constructing)]
+    + [(torch, "tensor", _holding)]
     + [
         (torch.Tensor, name, functools.partial(_writing, count=count))
         for name, count in (("zero_", 0), ("fill_", 1))

@@ -137,8 +137,8 @@ def _anything(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _use(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if pending:
-        pending.flush(tensors_of(args))
-        pending.flush(tensors_of(kwargs.values()))
+        pending.flush(_tensors(args))
+        pending.flush(_tensors(kwargs.values()))
     return func(*args, **kwargs)
 
 
@@ -148,8 +148,8 @@ def _overwrite(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     target = args[0]
     if target.layout is not torch.strided or target.is_nested:  # no one place in one storage
         return _use(pending, func, args, kwargs)
-    pending.flush(tensors_of(args[1:]))
-    pending.flush(tensors_of(kwargs.values()))
+    pending.flush(_tensors(args[1:]))
+    pending.flush(_tensors(kwargs.values()))
     if not pending.survives_write(target):
         pending.flush([target])
     result = func(*args, **kwargs)
@@ -202,10 +202,10 @@ def _lone_fill(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[
     return None
 
 
-def tensors_of(arguments: Iterable[Any]) -> Iterator[Tensor]:
+def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
     """The tensors among the arguments of an operator, in lists too."""
     for argument in arguments:
         if isinstance(argument, Tensor):
             yield argument
         elif isinstance(argument, list | tuple):
-            yield from tensors_of(argument)
+            yield from _tensors(argument)
