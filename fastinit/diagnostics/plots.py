@@ -324,7 +324,8 @@ def _comparison(losses: Mapping[str, Any], norms: Mapping[str, Any]) -> Any:
         for at, (name, runs) in enumerate(curves.items()):
             epochs = range(1, runs.shape[1] + 1)
             look = {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
-            middle = [_positive(v) for v in runs.nanmedian(0).values.tolist()]
+            known = runs.nan_to_num(math.inf, math.inf)  # as in the table
+            middle = [_positive(v) for v in known.median(0).values.tolist()]
             axes.plot(epochs, middle, label=name, markersize=5, markevery=_every(epochs), **look)
             low, high = (
                 [_positive(v) for v in edge.tolist()] for edge in (runs.amin(0), runs.amax(0))
