@@ -465,7 +465,7 @@ def start(rank: int, world: int, device: str, store: str) -> None:
         rank=rank,
         world_size=world,
         store=dist.FileStore(store, world),
-        timeout=timedelta(minutes=1),  # for ranks that wait in vain
+        timeout=timedelta(minutes=5),  # long: a loaded machine starts ranks minutes apart
     )
 
 
