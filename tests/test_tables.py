@@ -100,3 +100,9 @@ def test_importing_fastinit_imports_no_painter() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_notebook_shows_the_table() -> None:
+    rows = Rows((Row("<lambda>", 1.5),))
+    shown = rows._repr_html_()
+    assert shown.startswith("<pre>name") and "&lt;lambda&gt;" in shown and "<lambda>" not in shown

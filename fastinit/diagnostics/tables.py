@@ -8,6 +8,7 @@ record means.
 from __future__ import annotations
 
 import dataclasses
+import html
 import importlib.util
 import json
 import math
@@ -63,6 +64,10 @@ class Result(Generic[_Record]):
         """The fields as JSON text; numbers that JSON lacks (nan, inf) become null."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return json.dumps(plain(fields), indent=1)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text as it is."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __rich__(self) -> Any:
         """The table as rich draws it; asked for by rich alone."""
