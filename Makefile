@@ -15,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs dist bench quality engine processors gpu clean
+.PHONY: help venv demo test lint docs dist bench quality engine processors instructions gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -92,6 +92,10 @@ engine: ## the engine's digests by g++ and clang, and under sanitizers; a quarte
 
 processors: ## the engine's digests on aarch64 and riscv64, under qemu-user
 	$(PYTHON) -m tools.engine aarch64 riscv64
+
+instructions: venv ## build in place, and count the instructions of some fills; needs valgrind
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -m tools.instructions
 
 # Builds in place, for the GPU at hand, and needs no package index where PYTHON has a CUDA torch.
 # Every part has its limit, ten minutes in all; everything runs, and the failures are told at the end

@@ -72,7 +72,7 @@ def main() -> int:
         default=Path.home() / ".cache" / "fastinit-quality",
         help="where the batteries are built and results kept (%(default)s)",
     )
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.work = options.work.absolute()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.battery == "tables":
