@@ -184,6 +184,36 @@ def test_the_monitor_on_a_cuda_device() -> None:
         assert_same(on_cuda, on_cpu, 1e-4)  # of two devices' convolutions
 
 
+class Split(nn.Module):
+    """Its second layer on another device."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__()
+        self.places = first, second
+        self.a, self.b = nn.Linear(8, 16, device=first), nn.Linear(16, 4, device=second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.to(self.places[0])).relu().to(self.places[1]))
+
+
+@needs_cuda
+@pytest.mark.parametrize("places", [("cuda:0", "cuda:1"), ("cuda:0", "cpu"), ("cpu", "cuda:0")])
+def test_a_model_on_two_devices(places: tuple[str, str]) -> None:
+    if torch.cuda.device_count() < 2 and "cuda:1" in places:
+        pytest.skip("needs two CUDA devices")
+    model, x = Split(*places), torch.randn(30, 8)
+    with ActivationMonitor(model, backward=True) as monitor:
+        y = model(x)
+        y.square().sum().backward()
+    records = {(r.name, r.direction): r for r in monitor.records()}
+    assert len(records) == 4
+    assert records["b", "forward"].std == pytest.approx(y.std(correction=0).item(), rel=1e-5)
+    gradient = (2 * y).detach()
+    assert records["b", "backward"].std == pytest.approx(
+        gradient.std(correction=0).item(), rel=1e-5
+    )
+
+
 @needs_cuda
 def test_a_captured_step_counts_at_each_replay() -> None:
     values = torch.randn(50, 20).cuda()

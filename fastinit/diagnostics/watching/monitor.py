@@ -187,15 +187,16 @@ class ActivationMonitor:
             self._add(watched, 1, axis, values_of(gradient))
 
     def _add(self, watched: _Watched, direction: int, axis: int, values: Tensor) -> None:
-        """Into the rows, on the device of the values."""
+        """Into the rows, on the device of the first values; those of another one go there."""
         if not watched.rows:
             self._give_rows(values.device)
+        device = watched.rows[direction].device
         peaks = watched.peaks[direction]
         units = values.shape[axis]
         if peaks is None or peaks.shape[1] != units:  # another number of units: begin anew
-            peaks = watched.peaks[direction] = moments.peaks_for(units, values.device)
-        if values.device != peaks.device:
-            values = values.to(peaks.device)
+            peaks = watched.peaks[direction] = moments.peaks_for(units, device)
+        if values.device != device:
+            values = values.to(device)
         bounds = watched.bounds if direction == 0 else Bounds()
         moments.accumulate(watched.rows[direction], peaks, values, axis, bounds)
 
