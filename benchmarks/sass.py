@@ -26,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "csrc" / "cuda" / "fill.cu"
 MEASURE = SOURCE.with_name("measure.cu")
+ORTHOGONAL = SOURCE.with_name("orthogonal.cu")
 # What the build uses; setup.py defines it and, run under another name, does nothing.
 FLAGS: list[str] = runpy.run_path(str(ROOT / "setup.py"), run_name="flags")["NVCC_FLAGS"]
 

@@ -366,7 +366,7 @@ PYBIND11_MODULE(_C, module) {
       arg("seed"), arg("offset"), arg("index"));
   module.def("cpu_generator_key", &cpu_generator_key, arg("generator"));
   module.def("cuda_generator_key", &cuda_generator_key, arg("seed"), arg("offset"));
-  module.def("emulate_cuda", &emulate_cuda, arg("blocks"), arg("threads") = 1);
+  module.def("emulate_cuda", &emulate_cuda, arg("blocks"), arg("threads") = 1, arg("bytes") = 0);
   module.def("stream_version", [] { return kStreamVersion; });
   module.def("build_info", &build_info);
   module.def("instruction_sets", [] {

@@ -72,7 +72,7 @@ int fill(const FillSpec& spec, void* stream);
 // capture, by value, while the caller may as well copy the bytes itself.
 int64_t table_bytes(int64_t count);
 void write_table(const FillSpec* specs, int64_t count, void* host);
-int copy_table(const void* host, int64_t count, void* table, void* stream);
+int copy_table(const void* host, int64_t bytes, void* table, void* stream);
 int fill_table(const void* host, int64_t count, const void* table, void* stream);
 
 // Adds `spec` to the two rows of kRowColumns numbers and to their peaks, `units` of each. `memory`,
@@ -84,9 +84,24 @@ int measure(const MomentsSpec& spec, double* rows, float* peaks, void* memory, v
 void emulate_measure(const MomentsSpec& spec, double* rows, float* peaks, int64_t blocks,
                      int64_t threads);
 
-// What fill() or fill_table() of all specs would do on a GPU, done on the CPU, one thread after the
-// other; in every build, for tests.
+// Orthogonal matrices of one shape, of which one part is wanted, side by side. A table of them lies
+// in device memory where several are made, or where their sides have lists; write_matrices() makes
+// it in host memory, for a copy at `table`. plain_sides() makes lists unnecessary, if it can.
+// most_columns(): so many can be made at a time where those that are not made in place may take
+// `bytes`. matrix_memory(): bytes that the device needs for one, at a multiple of 256.
+void plain_sides(MatrixSpec& spec);
+int64_t most_columns(const MatrixSpec& spec, int64_t bytes);
+int64_t matrix_table_bytes(const MatrixSpec* specs, int64_t count);  // 0 if none is needed
+void write_matrices(const MatrixSpec* specs, int64_t count, void* host, const void* table);
+int64_t matrix_memory(const MatrixSpec& spec);
+int orthogonal(const MatrixSpec* specs, const void* table, int64_t count, void* memory,
+               void* stream);
+
+// What fill() or fill_table() of all specs, and orthogonal(), would do on a GPU, done on the CPU,
+// one thread after the other, or in the reverse order; in every build, for tests.
 void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threads);
+void emulate_orthogonal(const MatrixSpec* specs, const void* table, int64_t count, void* memory,
+                        bool backwards);
 
 }  // namespace cuda
 }  // namespace fastinit

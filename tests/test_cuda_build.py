@@ -27,6 +27,9 @@ def test_no_spills_and_no_local_memory(arch: int, tmp_path: Path) -> None:
     resources = sass.compile_kernels(arch, tmp_path / "measure.cubin", sass.MEASURE)
     assert len(resources) == 3 + 1  # a pass for each dtype; the rows
     assert sass.faults([], resources) == []
+    resources = sass.compile_kernels(arch, tmp_path / "orthogonal.cubin", sass.ORTHOGONAL)
+    assert len(resources) == 7 * 2 + 6  # by arithmetic; what writes the result, by dtype
+    assert sass.faults([], resources) == []
 
 
 def test_main_loops_keep_to_their_budgets() -> None:

@@ -98,11 +98,13 @@ struct FillSpec {
 };
 
 // Rows or columns of a matrix that are wanted, ascending: their numbers in it, and how far from the
-// first element of memory they lie, in real numbers.
+// first element of memory they lie, in real numbers. Without lists they are those from `first` on,
+// `stride` apart.
 struct Side {
   int64_t count = 0;
   const int64_t* index = nullptr;
   const int64_t* offset = nullptr;
+  int64_t first = 0, stride = 0;
 };
 
 // The wanted part of an orthogonal matrix with no more columns than rows, which are orthonormal.
@@ -114,7 +116,8 @@ struct MatrixSpec {
   Side wanted_rows, wanted_columns;
   double gain = 1.0;
   StreamKey key;
-  uint64_t start = 0;  // of its normal matrix in the stream, real numbers
+  uint64_t start = 0;   // of its normal matrix in the stream, real numbers
+  DeviceInputs device;  // for CUDA kernels; its scale is a factor of gain
 };
 
 }  // namespace fastinit

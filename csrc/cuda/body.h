@@ -36,11 +36,13 @@ FASTINIT_HD double scale_factor(const DeviceInputs& device) {
                     [&]<DType dtype> { return read_scalar<dtype>(device.scale); });
 }
 
+FASTINIT_HD StreamKey resolved_key(StreamKey key, const DeviceInputs& device) {
+  if (device.seed != nullptr) key.seed = static_cast<uint64_t>(*device.seed);
+  if (device.offset != nullptr) key.offset += static_cast<uint64_t>(*device.offset);
+  return device.generator ? generator_key(key.seed, key.offset) : key;
+}
 FASTINIT_HD StreamKey resolved_key(const FillSpec& spec) {
-  StreamKey key = spec.key;
-  if (spec.device.seed != nullptr) key.seed = static_cast<uint64_t>(*spec.device.seed);
-  if (spec.device.offset != nullptr) key.offset += static_cast<uint64_t>(*spec.device.offset);
-  return spec.device.generator ? generator_key(key.seed, key.offset) : key;
+  return resolved_key(spec.key, spec.device);
 }
 
 template <DType dtype>

@@ -3,10 +3,13 @@
 #include <cstdlib>
 
 #include "../kernels.h"
+#include "orthogonal.h"
 #include "table.h"
 
 namespace fastinit::cuda {
 namespace {
+
+constexpr int kPoison = 0xA5;
 
 template <Distribution distribution, DType dtype>
 void emulate_dense(const FillSpec& spec, int64_t blocks, int64_t threads) {
@@ -47,7 +50,46 @@ void emulate_table(const FillSpec* specs, int64_t count, int64_t blocks, int64_t
   free(memory);
 }
 
+// One thread block after the other, and one thread after the other between two barriers. Memory
+// that a block shares holds nothing of use at first.
+template <class Body>
+struct ThreadBlock {
+  typename Body::Shared& shared;
+  typename Body::Registers registers[kBlockThreads] = {};
+  bool backwards;
+
+  template <class Step>
+  void each(const Step& step) {
+    for (int i = 0; i < kBlockThreads; ++i) {
+      const int thread = backwards ? kBlockThreads - 1 - i : i;
+      step(thread, registers[thread]);
+    }
+  }
+};
+
+struct EmulatedLaunch {
+  bool backwards;
+
+  template <class Body>
+  void operator()(const Body& body) const {
+    using Shared = typename Body::Shared;
+    alignas(64) static thread_local char memory[sizeof(Shared)];
+    const int64_t blocks = body.blocks();
+    for (int64_t i = 0; i < blocks; ++i) {
+      memset(memory, kPoison, sizeof(memory));
+      ThreadBlock<Body> block{reinterpret_cast<Shared&>(memory), {}, backwards};
+      body.run(block, backwards ? blocks - 1 - i : i);
+    }
+  }
+};
+
 }  // namespace
+
+void emulate_orthogonal(const MatrixSpec* specs, const void* table, int64_t count, void* memory,
+                        bool backwards) {
+  with_job(specs, table, count, memory,
+           [&](const auto& job) { run_matrices(job, EmulatedLaunch{backwards}); });
+}
 
 void emulate(const FillSpec* specs, int64_t count, int64_t blocks, int64_t threads) {
   if (count == 1 && is_dense(*specs)) {

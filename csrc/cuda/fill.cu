@@ -170,9 +170,9 @@ void write_table(const FillSpec* specs, int64_t count, void* host) {
   TableBuffer{count}.write(specs, host);
 }
 
-int copy_table(const void* host, int64_t count, void* table, void* stream) {
+int copy_table(const void* host, int64_t bytes, void* table, void* stream) {
   const Device device(stream);
-  const int64_t words = table_bytes(count) / static_cast<int64_t>(sizeof(uint64_t));
+  const int64_t words = bytes / static_cast<int64_t>(sizeof(uint64_t));
   for (int64_t at = 0; at < words; at += Piece::kWords) {
     const int64_t part = words - at < Piece::kWords ? words - at : Piece::kWords;
     Piece piece;

@@ -4,7 +4,9 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/Utils.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
+#include <c10/util/FunctionRef.h>
 #include <c10/util/SmallVector.h>
 
 #include <algorithm>
@@ -23,7 +25,6 @@
 
 #if defined(FASTINIT_WITH_CUDA)
 #include <ATen/cuda/CUDAGeneratorImpl.h>
-#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -56,9 +57,11 @@ constexpr int64_t kGrainElements = 32768;  // below it a thread costs more than 
 constexpr int64_t kPartsPerThread = 16;    // of a fill, unless they would be too small or too large
 constexpr int64_t kMostPartElements = int64_t{1} << 20;
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr int64_t kMatrixBytes = int64_t{64} << 20;
+constexpr int64_t kTableAlignment = 256;
 
 // Tests have the CUDA kernels emulated on CPU tensors: by so many blocks of so many threads.
-std::atomic<int64_t> emulated_blocks{0}, emulated_threads{0};
+std::atomic<int64_t> emulated_blocks{0}, emulated_threads{0}, emulated_bytes{0};
 
 std::atomic<bool> is_forked{false};
 #if defined(FASTINIT_FORKS)
@@ -132,32 +135,78 @@ void take_key_from_cuda(FillSpec& spec, const std::optional<at::Generator>& gene
   }
 }
 
-// Fills specs of the current device: one by a launch that takes it by value, more from a table.
-void fill_cuda(c10::ArrayRef<FillSpec> specs) {
-  cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
-  const auto check = [](int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); };
-  if (specs.size() == 1 || specs[0].sparse.zeros > 0) {  // a table has no masks
-    for (const FillSpec& spec : specs) check(cuda::fill(spec, stream));
-    return;
-  }
-  const auto count = static_cast<int64_t>(specs.size());
-  const int64_t bytes = cuda::table_bytes(count);
+void check_launch(int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); }
+
+// `host`, made by write(host, address on the device), in memory of the current device, and itself.
+struct Uploaded {
+  Tensor host, device;
+};
+Uploaded upload(int64_t bytes, c10::function_ref<void(void*, const void*)> write) {
   // A captured copy would read the host's memory at each replay, when it holds something else.
   const bool by_value =
       c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
   const auto options = at::TensorOptions(at::kByte);
   const Tensor host = at::empty({bytes}, options.pinned_memory(!by_value));
   const Tensor table = at::empty({bytes}, options.device(at::kCUDA));
-  cuda::write_table(specs.data(), count, host.mutable_data_ptr());
+  write(host.mutable_data_ptr(), table.const_data_ptr());
   if (by_value) {
-    check(cuda::copy_table(host.const_data_ptr(), count, table.mutable_data_ptr(), stream));
+    check_launch(cuda::copy_table(host.const_data_ptr(), bytes, table.mutable_data_ptr(),
+                                  c10::cuda::getCurrentCUDAStream().stream()));
   } else {
     table.copy_(host, /*non_blocking=*/true);  // keeps the pinned memory until it has been read
   }
-  check(cuda::fill_table(host.const_data_ptr(), count, table.const_data_ptr(), stream));
+  return {host, table};
+}
+
+// Fills specs of the current device: one by a launch that takes it by value, more from a table.
+void fill_cuda(c10::ArrayRef<FillSpec> specs) {
+  cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
+  if (specs.size() == 1 || specs[0].sparse.zeros > 0) {  // a table has no masks
+    for (const FillSpec& spec : specs) check_launch(cuda::fill(spec, stream));
+    return;
+  }
+  const auto count = static_cast<int64_t>(specs.size());
+  const Uploaded table = upload(cuda::table_bytes(count), [&](void* host, const void*) {
+    cuda::write_table(specs.data(), count, host);
+  });
+  check_launch(
+      cuda::fill_table(table.host.const_data_ptr(), count, table.device.const_data_ptr(), stream));
 }
 
 #endif
+
+}  // namespace
+
+namespace {
+
+// A table of matrices where kernels read it; undefined if they need none.
+Tensor table_of(const std::vector<MatrixSpec>& specs, const Tensor& self) {
+  const auto count = static_cast<int64_t>(specs.size());
+  const int64_t bytes = cuda::matrix_table_bytes(specs.data(), count);
+  if (bytes == 0) return {};
+  const auto write = [&](void* host, const void* table) {
+    cuda::write_matrices(specs.data(), count, host, table);
+  };
+#if defined(FASTINIT_WITH_CUDA)
+  if (self.is_cuda()) return upload(bytes, write).device;
+#endif
+  Tensor table = at::empty({bytes}, self.options().dtype(at::kByte));
+  write(table.mutable_data_ptr(), table.const_data_ptr());
+  return table;
+}
+
+void make_matrices(const MatrixSpec* specs, const MatrixSpec* table, int64_t count, void* memory,
+                   const Tensor& self) {
+#if defined(FASTINIT_WITH_CUDA)
+  if (self.is_cuda()) {
+    cudaStream_t stream = c10::cuda::getCurrentCUDAStream().stream();
+    return check_launch(cuda::orthogonal(specs, table, count, memory, stream));
+  }
+#endif
+  // The number of blocks stands for the order in which they run.
+  const bool backwards = emulated_blocks.load(std::memory_order_relaxed) % 2 == 0;
+  cuda::emulate_orthogonal(specs, table, count, memory, backwards);
+}
 
 }  // namespace
 
@@ -177,9 +226,15 @@ bool reads_on_device(const Tensor& self) {
   return self.is_cuda() || emulated_blocks.load(std::memory_order_relaxed) > 0;
 }
 
-void emulate_cuda(int64_t blocks, int64_t threads) {
+int64_t matrix_bytes() {
+  const int64_t bytes = emulated_bytes.load(std::memory_order_relaxed);
+  return bytes > 0 ? bytes : kMatrixBytes;
+}
+
+void emulate_cuda(int64_t blocks, int64_t threads, int64_t bytes) {
   TORCH_CHECK_VALUE(blocks >= 0 && threads >= 1, "got ", blocks, " blocks of ", threads,
                     " threads");
+  emulated_bytes = bytes;
   emulated_blocks = blocks;
   emulated_threads = threads;
 }
@@ -239,6 +294,42 @@ void run(c10::ArrayRef<FillSpec> specs, c10::ArrayRef<const Tensor*> tensors) {
   const int64_t blocks = emulated_blocks.load(std::memory_order_relaxed);
   if (blocks == 0) return fill_cpu(specs);
   cuda::emulate(specs.data(), static_cast<int64_t>(specs.size()), blocks, emulated_threads);
+}
+
+bool run(c10::ArrayRef<std::vector<MatrixSpec>> lists, const Tensor& self, int64_t& bytes) {
+#if defined(FASTINIT_WITH_CUDA)
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (self.is_cuda()) guard.emplace(self.device());
+#endif
+  bytes = 0;
+  for (const auto& specs : lists) {
+    const int64_t one = cuda::matrix_memory(specs[0]);
+    const auto count = static_cast<int64_t>(specs.size());
+    bytes = std::max(bytes, one * std::clamp<int64_t>(matrix_bytes() / one, 1, count));
+  }
+  Tensor memory;
+  try {
+    memory = at::empty({bytes + kTableAlignment}, self.options().dtype(at::kByte));
+  } catch (const c10::Error&) {
+    return false;
+  }
+  std::vector<Tensor> tables;
+  for (const auto& specs : lists) tables.push_back(table_of(specs, self));
+  const auto address = reinterpret_cast<uintptr_t>(memory.mutable_data_ptr());
+  auto* const begin =
+      reinterpret_cast<char*>((address + kTableAlignment - 1) / kTableAlignment * kTableAlignment);
+  for (size_t i = 0; i < lists.size(); ++i) {
+    const std::vector<MatrixSpec>& specs = lists[i];
+    const auto* table =
+        static_cast<const MatrixSpec*>(tables[i].defined() ? tables[i].const_data_ptr() : nullptr);
+    const auto all = static_cast<int64_t>(specs.size());
+    const int64_t most = bytes / cuda::matrix_memory(specs[0]);
+    for (int64_t from = 0; from < all; from += most) {
+      const auto* const there = table != nullptr ? table + from : nullptr;
+      make_matrices(specs.data() + from, there, std::min(most, all - from), begin, self);
+    }
+  }
+  return true;
 }
 
 }  // namespace fastinit

@@ -6,6 +6,7 @@
 #include <c10/util/ArrayRef.h>
 
 #include <optional>
+#include <vector>
 
 #include "../core/spec.h"
 
@@ -40,12 +41,21 @@ int64_t available_threads();
 // Fills specs of these tensors, one or more, which lie on one device.
 void run(c10::ArrayRef<FillSpec> specs, c10::ArrayRef<const at::Tensor*> tensors);
 
+// Makes orthogonal matrices, each list of one shape and part, where `self` lies, by CUDA kernels.
+// False, and nothing has been written, if there is no memory for one, of `bytes`.
+bool run(c10::ArrayRef<std::vector<MatrixSpec>> lists, const at::Tensor& self, int64_t& bytes);
+
 // Memory that will be written from end to end comes in large pages, where the system has them.
 void prefer_huge_pages(void* memory, size_t bytes);
 
+// Bytes for matrices that CUDA kernels make side by side, and for columns that they do not make
+// where these are wanted; a panel and what belongs to it may take more.
+int64_t matrix_bytes();
+
 // For tests: from now on the CUDA kernels fill CPU tensors, on the CPU, as so many blocks of so
-// many threads; none means that the CPU engine does.
-void emulate_cuda(int64_t blocks, int64_t threads);
+// many threads; none means that the CPU engine does. `bytes` for matrices, 0 being the usual
+// number.
+void emulate_cuda(int64_t blocks, int64_t threads, int64_t bytes);
 
 struct Grid {
   int64_t blocks, threads;

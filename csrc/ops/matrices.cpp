@@ -1,7 +1,6 @@
 // Orthogonal matrices: which part of which matrices a tensor is, the memory and the threads to make
 // them with.
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
@@ -147,12 +146,18 @@ void run_threads(void* /*context*/, int64_t items, cpu::Parallel::Item item, con
   });
 }
 
+void check_memory(bool fits, const MatrixSpec& spec, int64_t bytes) {
+  TORCH_CHECK(fits, "fastinit.orthogonal_: a matrix of ", spec.rows, " x ", spec.columns,
+              " is made from panels of 64 of its columns, and there is no memory for one",
+              bytes > 0 ? c10::str(" (", bytes, " bytes)") : "",
+              "; fill a smaller matrix, or several by batch_axis");
+}
+
 // Memory for the largest of the matrices, and for so many at a time.
 Tensor workspace(const std::vector<MatrixSpec>& specs, int64_t threads, int64_t copies,
                  int64_t& each) {
-  const int64_t rows = specs[0].rows, columns = specs[0].columns;
   int64_t bytes = 0;
-  bool fits = rows <= kMostRows;
+  bool fits = specs[0].rows <= kMostRows;
   for (const MatrixSpec& spec : specs) {
     if (fits) each = std::max(each, (cpu::orthogonal_memory(spec, threads) + 63) / 64 * 64);
   }
@@ -163,10 +168,7 @@ Tensor workspace(const std::vector<MatrixSpec>& specs, int64_t threads, int64_t 
   } catch (const c10::Error&) {
     fits = false;
   }
-  TORCH_CHECK(fits, "fastinit.orthogonal_: a matrix of ", rows, " x ", columns,
-              " is made from panels of 64 of its columns, and there is no memory for one",
-              bytes > 0 ? c10::str(" (", bytes, " bytes)") : "",
-              "; fill a smaller matrix, or several by batch_axis");
+  check_memory(fits, specs[0], bytes);
   prefer_huge_pages(memory.mutable_data_ptr(), static_cast<size_t>(bytes));
   return memory;
 }
@@ -192,33 +194,33 @@ void make(const std::vector<MatrixSpec>& specs) {
   cpu::Parallel{workers, nullptr, run_threads}.each(count, one);
 }
 
-// The key of a spec, by the host.
-StreamKey host_key(const FillSpec& fill) {
-  if (fill.device.generator) return generator_key(fill.key.seed, fill.key.offset);
-  if (fill.device.seed == nullptr) return fill.key;
-  return {static_cast<uint64_t>(*fill.device.seed), static_cast<uint64_t>(*fill.device.offset)};
+// Some of the columns of matrices of which the same part is wanted, as CUDA kernels take them.
+std::vector<MatrixSpec> columns_of(std::vector<MatrixSpec> specs, int64_t from, int64_t count) {
+  for (MatrixSpec& spec : specs) {
+    Side& columns = spec.wanted_columns;
+    columns = {count, columns.index + from, columns.offset + from};
+    cuda::plain_sides(spec);
+  }
+  return specs;
 }
 
-// A CUDA tensor gets what the CPU computes: the same bits, by the way of the host's memory. `fill`
-// has the key, unless that is a tensor.
-void copy_from_host(const Tensor& self, double gain, const std::optional<Tensor>& scale,
-                    at::OptionalIntArrayRef batch_axis, const FillSpec& fill,
-                    const std::optional<Tensor>& key_tensor, const Region& region) {
-  TORCH_CHECK(!fill.device.generator || fill.device.seed == nullptr,
-              "fastinit.orthogonal_: the CPU computes the matrix of a CUDA tensor, which a CUDA "
-              "graph cannot capture; fill it before the capture");
-  const at::AutoDispatchBelowADInplaceOrView below;
-  const Tensor host = at::empty(self.sizes(), self.options().device(at::kCPU));
-  const auto on_host = [](const std::optional<Tensor>& tensor) {
-    return tensor.has_value() ? std::make_optional(tensor->cpu()) : std::nullopt;
-  };
-  const StreamKey key = key_tensor.has_value() ? StreamKey{} : host_key(fill);
-  const int64_t words[] = {static_cast<int64_t>(key.seed), static_cast<int64_t>(key.offset)};
-  const at::OptionalIntArrayRef given =
-      key_tensor.has_value() ? at::OptionalIntArrayRef() : at::OptionalIntArrayRef(words);
-  orthogonal_(host, gain, on_host(scale), batch_axis, std::nullopt, given, on_host(key_tensor),
-              region.global_shape, region.offsets);
-  self.copy_(host);
+// Matrices of one size, by CUDA kernels; of a list each has the same part.
+void make_by_cuda(const std::vector<std::vector<MatrixSpec>>& lists, const Tensor& self) {
+  const MatrixSpec& one = lists[0][0];
+  bool fits = one.rows <= kMostRows;
+  std::vector<std::vector<MatrixSpec>> pieces;
+  for (size_t i = 0; fits && i < lists.size(); ++i) {
+    MatrixSpec spec = lists[i][0];
+    const int64_t all = spec.wanted_columns.count;
+    cuda::plain_sides(spec);
+    const int64_t most = cuda::most_columns(spec, matrix_bytes());
+    for (int64_t from = 0; from < all; from += most) {
+      pieces.push_back(columns_of(lists[i], from, std::min(most, all - from)));
+    }
+  }
+  int64_t bytes = 0;
+  fits = fits && run(pieces, self, bytes);
+  check_memory(fits, one, bytes);
 }
 
 }  // namespace
@@ -231,7 +233,9 @@ void orthogonal_(const Tensor& self, double gain, const std::optional<Tensor>& s
   const std::vector<bool> is_batch = batch_axes(ndim, batch_axis);
   FillSpec fill;
   fill.law.distribution = Distribution::kNormal;
-  const bool something = check_fill(fill, "orthogonal_", self, std::nullopt, stream.region, keep);
+  const bool by_cuda = reads_on_device(self);
+  const bool something =
+      check_fill(fill, "orthogonal_", self, by_cuda ? scale : std::nullopt, stream.region, keep);
   if (scale.has_value()) check_scale(self, *scale);
   if (!something) return;
   std::optional<KeyWords> words;
@@ -243,30 +247,34 @@ void orthogonal_(const Tensor& self, double gain, const std::optional<Tensor>& s
     set_key(fill, self, generator);
   }
   if (self.numel() == 0) return;  // an empty shard, which has used the generator like any other
-  if (self.is_cuda()) {
-    copy_from_host(self, gain, scale, batch_axis, fill, key_tensor, stream.region);
-    return self.unsafeGetTensorImpl()->bump_version();
-  }
   MatrixSpec shared;
   shared.dtype = fill.dtype;
   shared.complex = fill.law.complex;
-  shared.gain = scale.has_value() ? gain * scale->item<double>() : gain;
+  shared.gain = scale.has_value() && !by_cuda ? gain * scale->item<double>() : gain;
   const IntArrayRef global = stream.region.shape(self);
   const int64_t item = static_cast<int64_t>(self.element_size());
   std::deque<Matrices> parts;
-  std::vector<MatrixSpec> specs;
+  std::vector<std::vector<MatrixSpec>> lists;
   for (const Part& part : parts_of(self, stream.region)) {
     const Matrices& matrices = parts.emplace_back(part, global, is_batch, shared.complex);
+    auto& specs = lists.emplace_back();
     const int64_t slices = stream.region.each ? self.size(0) : 1;
     for (int64_t slice = 0; slice < slices; ++slice) {
       if (words.has_value()) words->set_key(fill, slice);
-      shared.key = host_key(fill);
+      shared.key = fill.key;
+      shared.device = fill.device;
       const int64_t begin = part.offset + (stream.region.each ? slice * self.stride(0) : 0);
       shared.data = static_cast<char*>(self.mutable_data_ptr()) + begin * item;
       matrices.add_to(specs, shared, item / (shared.complex ? 2 : 1));
     }
   }
-  make(specs);
+  if (by_cuda) {
+    make_by_cuda(lists, self);
+  } else {
+    std::vector<MatrixSpec> all;
+    for (const auto& specs : lists) all.insert(all.end(), specs.begin(), specs.end());
+    make(all);
+  }
   self.unsafeGetTensorImpl()->bump_version();
 }
 

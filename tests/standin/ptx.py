@@ -148,6 +148,10 @@ def compute(name: str, parts: list[str], args: list[str]) -> str:
             twice = kind[0] + str(int(kind[1:]) * 2)
             wide = [f"static_cast<{value(twice)}>({text})" for text in reads]
             return assign(target, twice, f"{wide[0]} * {wide[1]}")
+        case ("mul", ["hi"]) if kind in ("s32", "u32"):
+            twice = kind[0] + "64"
+            wide = [f"static_cast<{value(twice)}>({text})" for text in reads]
+            return assign(target, kind, f"static_cast<{value(kind)}>({wide[0]} * {wide[1]} >> 32)")
         case ("mad", ["lo"]) if not floating:
             unsigned = [f"static_cast<{bits(kind)}>({text})" for text in reads]
             return assign(target, "u" + kind[1:], f"{unsigned[0]} * {unsigned[1]} + {unsigned[2]}")
