@@ -79,6 +79,12 @@ def _speed(bound: float) -> Goal:
     return at_least(bound, STOCK, OURS)
 
 
+def orthogonal_shapes(square: int) -> list[tuple[int, int]]:
+    """Beside a square matrix: those of a quarter, half and twice the size, and a wide one."""
+    quarter, half, twice = square // 4, square // 2, 2 * square
+    return [(quarter, quarter), (half, half), (twice, twice), (half, twice)]
+
+
 def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARGE) -> list[Case]:
     """All cases; the sizes are parameters so that a trial run can be quick."""
     large, matrix = (size, size), (square, square)
@@ -109,6 +115,13 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         large,
         goals=(_speed(80.0),),
     )
+    orthogonal = TensorCase(
+        "orthogonal_",
+        Orthogonal(),
+        shape=matrix,
+        only=(STOCK, OURS),
+        goals=(at_most(0.45), at_most(1.05, quantity="error")),
+    )
     bfloat16 = torch.bfloat16
     alone = (STOCK, OURS, CEILING)
     small: dict[str, Any] = {"shape": (16, 16), "only": alone}
@@ -136,12 +149,10 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         replace(normal, dtype=torch.float64, goals=(_speed(6.0),)),
         TensorCase("kaiming_normal_", Normal(_kaiming(16)), **small, goals=(at_most(0.35),)),
         replace(trunc_normal, **small, goals=(at_most(0.06),)),
-        TensorCase(
-            "orthogonal_",
-            Orthogonal(),
-            shape=matrix,
-            only=(STOCK, OURS),
-            goals=(at_most(0.45), at_most(1.05, quantity="error")),
+        orthogonal,
+        *(replace(orthogonal, shape=shape, goals=()) for shape in orthogonal_shapes(square)),
+        replace(
+            orthogonal, arguments={"batch_axis": 0}, shape=(min(1000, square), 64, 64), goals=()
         ),
         TensorCase(
             "sparse_",

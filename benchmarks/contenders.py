@@ -72,7 +72,10 @@ def optional(name: str) -> ModuleType | None:
 
 
 def stock(case: TensorCase, tensor: Tensor) -> Call | None:
-    return partial(getattr(torch.nn.init, case.function), tensor, **case.arguments)
+    function = getattr(torch.nn.init, case.function)
+    if "batch_axis" in case.arguments:  # which stock lacks: axis 0, one matrix after the other
+        return lambda: [function(one) for one in tensor]
+    return partial(function, tensor, **case.arguments)
 
 
 def ours(case: TensorCase, tensor: Tensor) -> Call | None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import contenders as who
-from benchmarks.cases import Case, TensorCase
+from benchmarks.cases import Case, TensorCase, orthogonal_shapes
 from benchmarks.contenders import CEILING, KEY, OURS, STOCK, TORCH_KEYED, Call, Factory, optional
 from benchmarks.goals import at_least
-from benchmarks.laws import Normal, Truncated, Uniform, require
+from benchmarks.laws import Normal, Orthogonal, Truncated, Uniform, require
 from benchmarks.many import ManyCase
 from benchmarks.timing import Contender, Metrics
 
@@ -146,6 +146,8 @@ def cases(quick: bool = False) -> list[Case]:
         goals=(at_least(10.0, STOCK, OURS),),
     )
     twice_stock = (at_least(2.0, STOCK, OURS),)
+    square = 128 if quick else 2048
+    orthogonal = CudaCase("orthogonal_", Orthogonal(), shape=(square, square), only=(STOCK, OURS))
     bfloat16, small = torch.bfloat16, (STOCK, OURS, CEILING)
     return [
         uniform,
@@ -156,4 +158,8 @@ def cases(quick: bool = False) -> list[Case]:
         replace(normal, dtype=torch.float64, goals=(), only=small),
         replace(normal, shape=(16, 16), goals=(), only=small),
         ManyCase(device="cuda", goals=(at_least(20.0, STOCK, OURS),)),
+        # Stock is cuSOLVER here: geqrf and orgqr.
+        orthogonal,
+        *(replace(orthogonal, shape=shape) for shape in orthogonal_shapes(square)),
+        replace(orthogonal, arguments={"batch_axis": 0}, shape=(min(1000, square), 64, 64)),
     ]

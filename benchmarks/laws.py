@@ -202,31 +202,38 @@ class SparseColumns(Normal):
 
 @dataclass(frozen=True)
 class Orthogonal(Law):
-    """A square weight: the transpose of the product of the reflections of docs/stream.md."""
+    """A weight with no more rows than columns, or several along axis 0.
+
+    Each is the transpose of the product of the reflections of docs/stream.md.
+    """
 
     def strict(self, tensor: Tensor, key: KeyPair) -> Metrics:
-        size = tensor.shape[0]
-        index = np.arange(size * size, dtype=np.uint64)
-        drawn = reference.normal(key, index).reshape(size, size)
-        vector = np.random.default_rng(0).normal(size=size)
-        expected = _reflected(drawn, vector)
-        error = np.abs(tensor.double().numpy().T @ vector - expected).max()
-        require(
-            float(error) < 1e-4, f"off by {error:g} from the reflections of the stream's matrix"
-        )
+        rows, columns = tensor.shape[-2:]
+        matrices = tensor.reshape(-1, rows, columns)
+        vector = np.random.default_rng(0).normal(size=rows)
+        for number in {0, len(matrices) - 1}:
+            index = np.arange(rows * columns, dtype=np.uint64) + np.uint64(number * rows * columns)
+            drawn = reference.normal(key, index).reshape(columns, rows)
+            expected = _reflected(drawn, vector)
+            error = np.abs(matrices[number].double().numpy().T @ vector - expected).max()
+            require(
+                float(error) < 1e-4, f"off by {error:g} from the reflections of the stream's matrix"
+            )
         return self.plausible(tensor)
 
     def plausible(self, tensor: Tensor) -> Metrics:
         q = tensor.double()
-        error = float((q.T @ q - torch.eye(q.shape[1])).square().mean().sqrt())
-        require(error < 1e-6, f"Q^T Q is not the identity: root mean square error {error:g}")
+        error = float((q @ q.mT - torch.eye(q.shape[-2], device=q.device)).square().mean().sqrt())
+        require(error < 1e-6, f"Q Q^T is not the identity: root mean square error {error:g}")
         return {"error": error}
 
 
 def _reflected(drawn: Float64Array, vector: Float64Array) -> Float64Array:
-    """What the orthogonal matrix made of a square normal one makes of a vector."""
-    result: Float64Array = -np.where(drawn.diagonal() < 0, -1.0, 1.0) * vector
-    for k in reversed(range(len(drawn))):
+    """What the orthogonal matrix made of a normal one, rows >= columns, makes of a vector."""
+    rows, columns = drawn.shape
+    signed = np.where(drawn.diagonal() < 0, 1.0, -1.0) * vector
+    result: Float64Array = np.concatenate([signed, np.zeros(rows - columns)])
+    for k in reversed(range(columns)):
         v = drawn[k:, k].copy()
         v[0] += math.copysign(float(np.linalg.norm(v)), v[0])
         result[k:] -= v * (2.0 * (v @ result[k:]) / (v @ v))

@@ -37,6 +37,9 @@ SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # Instructions per element on sm_90 that the project sets itself.
 BUDGETS = {("uniform", "float32"): 24.0, ("normal", "float32"): 45.0}
 
+# The two products of an orthogonal matrix that take its time: instructions per fused multiply-add.
+PRODUCTS = {"float32": ("f", "FFMA", 1.5), "float64": ("d", "DFMA", 1.7)}
+
 
 def find_tool(name: str) -> str:
     """A tool of the CUDA toolkit: beside nvcc, on PATH, or the copy that Triton brings."""
@@ -180,8 +183,7 @@ def measure(arch: int) -> tuple[list[Figure], dict[str, Resources]]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "fill.cubin"
         resources = compile_kernels(arch, cubin)
-        command = [find_tool("nvdisasm"), "-c", str(cubin)]
-        disassembly = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        disassembly = disassemble(cubin)
     figures = []
     for name, lines in functions(disassembly):
         kind = re.search(r"dense_kernel\w*?DistributionE(\d)\w*?DTypeE(\d)", name)
@@ -193,6 +195,31 @@ def measure(arch: int) -> tuple[list[Figure], dict[str, Resources]]:
                 Figure(DISTRIBUTIONS[int(kind[1])], dtype, count / elements, resources[name])
             )
     return sorted(figures, key=lambda f: (DTYPES.index(f.dtype), f.distribution)), resources
+
+
+def disassemble(cubin: Path) -> str:
+    command = [find_tool("nvdisasm"), "-c", str(cubin)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def measure_products(arch: int) -> dict[tuple[str, str], float]:
+    """Instructions per fma of the loops of orthogonal_'s products, staging and barriers included.
+
+    Without the steps of a segment's end, once in 128 of k at most.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "orthogonal.cubin"
+        compile_kernels(arch, cubin, ORTHOGONAL)
+        found = dict(functions(disassemble(cubin)))
+    figures = {}
+    for dtype, (code, operation, _) in PRODUCTS.items():
+        for body in ("ProjectColumns", "ReflectColumns"):
+            [lines] = [found[name] for name in found if f"{body}I{code}E" in name]
+            blocks = basic_blocks(lines)
+            counts = {b.label: " ".join(b.instructions).count(operation) for b in blocks.values()}
+            label = max(counts, key=counts.__getitem__)
+            figures[body, dtype] = shortest(blocks, label, label) / counts[label]
+    return figures
 
 
 def faults(figures: list[Figure], resources: dict[str, Resources]) -> list[str]:
@@ -223,6 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"| {figure.dtype} | {figure.distribution} | {figure.per_element:.1f} | {budget} "
             f"| {figure.resources.registers} |"
         )
+    print("\n| product | arithmetic | instructions per fma | budget |\n|---|---|---|---|")
+    for (body, dtype), count in measure_products(options.arch).items():
+        print(f"| {body} | {dtype} | {count:.2f} | {PRODUCTS[dtype][2]:.1f} |")
     bad = faults(figures, resources)
     print(f"\n{len(resources)} kernels; " + ("; ".join(bad) or "no spills, no local memory"))
     return 1 if options.check and bad else 0

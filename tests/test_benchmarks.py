@@ -21,9 +21,9 @@ import fastinit
 from benchmarks import __main__ as command
 from benchmarks import report
 from benchmarks.cases import Case, cases
-from benchmarks.contenders import OURS, STOCK
+from benchmarks.contenders import KEY, OURS, STOCK
 from benchmarks.goals import Goal, judge, ratio
-from benchmarks.laws import WrongResultError
+from benchmarks.laws import Orthogonal, WrongResultError
 from benchmarks.timing import QUICK, Contender, Plan, interleaved
 
 Fill = Callable[..., Tensor]
@@ -132,6 +132,16 @@ def test_wrong_peer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_right_result_is_timed(function: str, dtype: str) -> None:
     result = command.measure(case_of(function, dtype), lambda call, number: 1.0, QUICK)
     assert result["contenders"][OURS]["seconds"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 20), (3, 8, 20)], ids=str)
+def test_orthogonal_matrices_are_held_to_their_reflections(shape: tuple[int, ...]) -> None:
+    batch = 0 if len(shape) == 3 else ()
+    made = fastinit.orthogonal_(torch.empty(shape), key=KEY, batch_axis=batch)
+    assert Orthogonal().strict(made, (KEY.seed, KEY.offset))["error"] < 1e-6
+    for wrong in (made.neg(), made.flip(-2), fastinit.orthogonal_(torch.empty(shape), key=1)):
+        with pytest.raises(WrongResultError):
+            Orthogonal().strict(wrong, (KEY.seed, KEY.offset))
 
 
 def test_contenders_take_turns() -> None:

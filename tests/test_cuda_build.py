@@ -43,6 +43,17 @@ def test_main_loops_keep_to_their_budgets() -> None:
     assert sass.faults(figures, resources) == []
 
 
+def test_products_are_multiplications_in_the_main() -> None:
+    try:
+        sass.find_tool("nvdisasm")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    figures = sass.measure_products(90)
+    assert len(figures) == 4
+    for (_, dtype), count in figures.items():
+        assert 1.0 < count <= sass.PRODUCTS[dtype][2]
+
+
 LOOP = """
 .L_x_1:
         /*0000*/                   IMAD.WIDE.U32 R2, R3, R4, RZ ;

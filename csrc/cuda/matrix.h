@@ -167,6 +167,17 @@ FASTINIT_HD void store_wide(double* to, const Twice<S, double>& sum) {
   if constexpr (sum.kWords == 2) to[1] = sum.low;
 }
 
+// The number of a thread block as that of a matrix and of a tile in it.
+struct TileNumber {
+  int64_t matrix, row, column;
+
+  FASTINIT_HD TileNumber(int64_t number, int64_t rows, int64_t columns) {
+    row = number % rows;
+    column = number / rows % columns;
+    matrix = number / rows / columns;
+  }
+};
+
 // ------------------------------------------------------------------------- the normal matrix
 
 // The standard normal law, and the key of a matrix; made by one thread of a block.

@@ -1,7 +1,7 @@
 // The matrix products of a block of reflectors, a tile of 64 x 64 elements a thread block: each
 // element is one chain of fused multiply-adds over ascending k, made by one thread. Operands come
-// through shared memory, 16 of k at a time. Owns tiles and registers; which products there are,
-// orthogonal.h says.
+// through shared memory, 16 of k at a time. Owns tiles and registers, and which products there are;
+// their order is orthogonal.h's.
 #pragma once
 
 #include "matrix.h"
@@ -132,6 +132,125 @@ struct TileProduct {
         use(row_of(thread) + i, column_of(thread) + j, registers.sum[i][j]);
       }
     }
+  }
+};
+
+// ------------------------------------------------------------------------ a block's products
+
+// What the products of a block of reflectors with the columns that have begun have in common: a
+// thread block makes tile `row` (or part, or nothing else) of tiles of columns from `first_tile`.
+template <class S>
+struct BlockProduct {
+  using Tile = TileProduct<S>;
+  using Shared = typename Tile::Shared;
+  using Registers = typename Tile::Registers;
+  static constexpr int kResident = Tile::kResident;
+
+  MatrixJob<S> job;
+  Panel panel;
+  int64_t of_block, first_tile;
+
+  FASTINIT_HD int64_t column_tiles() const { return tiles_of(job.plan.columns) - first_tile; }
+  FASTINIT_HD S* w(int64_t matrix) const { return job.at(matrix, job.plan.w); }
+  FASTINIT_HD S* z(int64_t matrix) const { return job.at(matrix, job.plan.z); }
+  FASTINIT_HD int64_t part_stride() const { return kPanelColumns * job.plan.pitch; }
+};
+
+// W = A^T C: a sum for each segment, or all of them added in turn.
+template <class S>
+struct ProjectColumns : BlockProduct<S> {
+  using Base = BlockProduct<S>;
+  using typename Base::Registers;
+  using Tile = typename Base::Tile;
+
+  FASTINIT_HD int64_t parts() const { return this->job.plan.parts > 1 ? this->panel.segments : 1; }
+  int64_t blocks() const { return this->job.count * parts() * this->column_tiles(); }
+
+  FASTINIT_ANY_CALLEE
+  template <class Block>
+  FASTINIT_HD void run(Block& block, int64_t number) const {
+    const MatrixPlan<S>& plan = this->job.plan;
+    const Panel& panel = this->panel;
+    const TileNumber tile(number, parts(), this->column_tiles());
+    const int64_t column = (this->first_tile + tile.column) * kTile;
+    const View<S> q = this->job.q(tile.matrix).from(panel.first * panel.unit, column);
+    const Operand<S> a{this->job.panel(tile.matrix), kPanelColumns, 1, panel.rows, kTile};
+    const Operand<S> c{q.data, q.row_stride, q.column_stride, panel.rows, plan.columns - column};
+    S* const out = this->w(tile.matrix) + tile.row * this->part_stride() + column;
+    const int64_t end = parts() > 1 ? panel.segment_end(tile.row) : panel.rows;
+    Tile::run(block, a, c, tile.row * kSegmentRows, end, kSegmentRows,
+              [&](int64_t segment, int thread, Registers& registers) {
+                if (segment > tile.row) {
+                  Tile::each(registers, thread,
+                             [&](int i, int j, S& sum) { sum = out[i * plan.pitch + j] + sum; });
+                }
+                Tile::each(registers, thread,
+                           [&](int i, int j, S sum) { out[i * plan.pitch + j] = sum; });
+              });
+  }
+};
+
+// Z = T W.
+template <class S>
+struct ScaleProjections : BlockProduct<S> {
+  using Base = BlockProduct<S>;
+  using typename Base::Registers;
+  using Tile = typename Base::Tile;
+
+  int64_t blocks() const { return this->job.count * this->column_tiles(); }
+
+  FASTINIT_ANY_CALLEE
+  template <class Block>
+  FASTINIT_HD void run(Block& block, int64_t number) const {
+    const MatrixPlan<S>& plan = this->job.plan;
+    const TileNumber tile(number, 1, this->column_tiles());
+    const int64_t column = (this->first_tile + tile.column) * kTile;
+    const Operand<S> t{this->job.inverse(tile.matrix, this->of_block), 1, kPanelColumns,
+                       kPanelColumns, kTile};
+    const Operand<S> w{this->w(tile.matrix) + column,
+                       plan.pitch,
+                       1,
+                       kPanelColumns,
+                       kTile,
+                       plan.parts > 1 ? this->panel.segments : 1,
+                       this->part_stride()};
+    S* const out = this->z(tile.matrix) + column;
+    Tile::run(block, t, w, 0, kPanelColumns, kPanelColumns,
+              [&](int64_t, int thread, Registers& registers) {
+                Tile::each(registers, thread,
+                           [&](int i, int j, S sum) { out[i * plan.pitch + j] = sum; });
+              });
+  }
+};
+
+// C - A Z.
+template <class S>
+struct ReflectColumns : BlockProduct<S> {
+  using Base = BlockProduct<S>;
+  using typename Base::Registers;
+  using Tile = typename Base::Tile;
+
+  FASTINIT_HD int64_t row_tiles() const { return tiles_of(this->panel.rows); }
+  int64_t blocks() const { return this->job.count * row_tiles() * this->column_tiles(); }
+
+  FASTINIT_ANY_CALLEE
+  template <class Block>
+  FASTINIT_HD void run(Block& block, int64_t number) const {
+    const MatrixPlan<S>& plan = this->job.plan;
+    const Panel& panel = this->panel;
+    const TileNumber tile(number, row_tiles(), this->column_tiles());
+    const int64_t column = (this->first_tile + tile.column) * kTile, row = tile.row * kTile;
+    const View<S> q = this->job.q(tile.matrix).from(panel.first * panel.unit + row, column);
+    const int64_t rows = panel.rows - row, columns = plan.columns - column;
+    const Operand<S> a{this->job.panel(tile.matrix) + row * kPanelColumns, 1, kPanelColumns,
+                       kPanelColumns, rows};
+    const Operand<S> z{this->z(tile.matrix) + column, plan.pitch, 1, kPanelColumns, kTile};
+    Tile::run(block, a, z, 0, kPanelColumns, kPanelColumns,
+              [&](int64_t, int thread, Registers& registers) {
+                Tile::each(registers, thread, [&](int i, int j, S sum) {
+                  if (i < rows && j < columns) q.at(i, j) = q.at(i, j) - sum;
+                });
+              });
   }
 };
 
