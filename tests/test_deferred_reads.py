@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import pickle
@@ -297,3 +298,30 @@ def test_numbers_are_not_written_past_autograd() -> None:
         with pytest.raises(TypeError):
             leaf.zero_(3)  # type: ignore[call-arg]
     assert leaf.grad is not None and not leaf.grad.any() and doubled.tolist() == [3, 3, 3]
+
+
+def test_what_is_made_past_the_mode_is_as_ever() -> None:
+    def made() -> list[Any]:
+        found: list[Any] = []
+        for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+            for place in ("cpu", "meta", None):
+                with mode(), torch.device(place) if place else contextlib.nullcontext():
+                    tensors = [
+                        torch.tensor(2.5, requires_grad=mode is torch.enable_grad),
+                        torch.tensor(True),
+                        torch.zeros(3, dtype=torch.float64, requires_grad=True),
+                        torch.ones((2, 3), device="meta"),
+                        torch.empty(0),
+                        torch.empty(2, 3, 4, 5, memory_format=torch.channels_last),
+                    ]
+                for t in tensors:
+                    version = None if t.is_inference() else t._version
+                    flags = (t.requires_grad, t.is_leaf, t.is_inference(), version)
+                    found.append((t.dtype, t.shape, t.stride(), str(t.device), flags))
+        return found
+
+    with fastinit.deferred(seed=1):
+        inside = made()
+        leaf = torch.tensor(2.0, requires_grad=True)
+        (leaf * 3).backward()
+    assert inside == made() and leaf.grad == 3

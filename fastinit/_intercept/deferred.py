@@ -17,6 +17,7 @@ import torch.utils.dlpack
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_unary
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastinit._fill.keys import Key
@@ -31,7 +32,7 @@ from fastinit._intercept.pending import Pending
 from fastinit._intercept.scopes import Scope
 
 _past_modes = torch._C._disabled_torch_dispatch_impl
-_functions = torch._C._len_torch_function_stack  # modes that run code of their own
+_count_functions = torch._C._len_torch_function_stack
 _is_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -63,12 +64,20 @@ def _showing(stock: Callable[..., Any]) -> Callable[..., Any]:
     return stand_in
 
 
+def _others_look() -> bool:
+    """Whether a function mode other than `torch.device`'s is to be called, whose code may read."""
+    return _count_functions() > 0 and any(
+        type(torch._C._get_function_stack_at(place)) is not DeviceContext
+        for place in range(_count_functions())
+    )
+
+
 def _making(stock: Callable[..., Any]) -> Callable[..., Any]:
     """The stand-in for a function that makes a tensor of sizes, which is nothing to the mode."""
 
     @functools.wraps(stock)
     def stand_in(*args: Any, **kwargs: Any) -> Any:
-        if _is_compiling() or _functions() or "out" in kwargs or not nothing_between():
+        if _is_compiling() or _others_look() or "out" in kwargs or not nothing_between():
             return stock(*args, **kwargs)
         return _past_modes(stock, (), args, kwargs)
 
@@ -80,7 +89,7 @@ def _holding(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def stand_in(data: Any, **kwargs: Any) -> Any:
-        if _is_compiling() or type(data) not in _NUMBERS or _functions() or not nothing_between():
+        if _is_compiling() or type(data) not in _NUMBERS or _others_look() or not nothing_between():
             return stock(data, **kwargs)
         return _past_modes(stock, (), (data,), kwargs)
 
