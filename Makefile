@@ -51,7 +51,7 @@ test: venv ## build, and run the tests
 # Some twenty minutes on one core; SWEEP="--only llama timm" takes those with such words in their names.
 sweep: venv ## hold `native` against every model of transformers, timm, torchvision: docs/models_sweep.md
 	$(BUILD) "$(FASTINIT)[test,demo]"
-	$(INSTALL) --no-deps timm torchvision
+	$(INSTALL) --no-deps timm "torchvision==0.28.*"  # that of torch 2.13
 	cd tests && $(BIN)/python sweep.py --page ../docs/models_sweep.md $(SWEEP)
 
 lint: venv ## ruff, mypy, stubtest, clang-format
