@@ -121,6 +121,7 @@ def _shared_bounds(shared: dict[float, list[Record]]) -> list[str]:
 
 def _scaled_by_depth(told: Sequence[Record]) -> list[str]:
     """What the scale of the writes to the residual stream is on, and what it is not on."""
+    told = [record for record in told if record.role is not None]
     layers = [record.layer for record in told if record.layer is not None]
     if not layers:
         return []
@@ -208,7 +209,7 @@ def _shards(records: Sequence[Record]) -> list[str]:
 
 def _empty(records: Sequence[Record]) -> list[str]:
     """Parameters of which nothing is here. Seen in DeepSpeed (2650): ZeRO-3 had taken them."""
-    empty = [record for record in records if 0 in record.shape]
+    empty = [record for record in records if 0 in record.found.shape]
     if not empty:
         return []
     return [f"nothing is written to {_counted(empty)}: the shape has no elements"]
