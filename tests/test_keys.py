@@ -73,6 +73,13 @@ def test_child_is_one_philox_block(seed: int, offset: int) -> None:
         assert Key(seed, offset).fold_in(index) == expected
 
 
+def test_the_keys_of_many_names_are_those_of_each() -> None:
+    """Names up to beyond a block of the digest, which is 128 bytes, by hashlib's."""
+    names = ["x" * size for size in range(300)] + ["h.0.wte", "\u03b3.\u00e9.weight", "\0", "a\0b"]
+    found = keys.words_of_names(Key(7, U64 - 1), names)
+    assert [Key(*words) for words in found] == [Key(7, U64 - 1).fold_in(name) for name in names]
+
+
 def test_fold_in_a_name_folds_in_its_digest() -> None:
     for name in ("", "wte", "décodeur.0.poids", "層"):
         digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()

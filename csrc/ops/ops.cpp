@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../core/blake2b.h"
 #include "../core/distributions.h"
 #include "../core/sparse.h"
 #include "arguments.h"
@@ -180,6 +181,29 @@ std::pair<uint64_t, uint64_t> cuda_generator_key(uint64_t seed, uint64_t offset)
 std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index) {
   const StreamKey child = child_key(StreamKey{seed, offset}, index);
   return {child.seed, child.offset};
+}
+
+std::vector<std::pair<int64_t, int64_t>> named_keys(uint64_t seed, uint64_t offset,
+                                                    const std::vector<std::string_view>& names) {
+  std::vector<std::pair<int64_t, int64_t>> keys;
+  keys.reserve(names.size());
+  for (const std::string_view name : names) {
+    const uint64_t index = Blake2b::digest(name.data(), name.size());
+    const StreamKey child = child_key(StreamKey{seed, offset}, index);
+    keys.emplace_back(static_cast<int64_t>(child.seed), static_cast<int64_t>(child.offset));
+  }
+  return keys;
+}
+
+std::vector<uintptr_t> addresses(const std::vector<Tensor>& tensors) {
+  std::vector<uintptr_t> found;
+  found.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) {
+    const bool plain = tensor.is_cpu() && tensor.layout() == at::kStrided && tensor.has_storage() &&
+                       !tensor.key_set().has(at::DispatchKey::Python);
+    found.push_back(plain ? reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) : 0);
+  }
+  return found;
 }
 
 }  // namespace fastinit

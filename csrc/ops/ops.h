@@ -10,6 +10,7 @@
 #include <optional>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace fastinit {
 
@@ -79,6 +80,11 @@ std::pair<int64_t, int64_t> fans(at::IntArrayRef shape, at::OptionalIntArrayRef 
 std::array<uint32_t, 4> philox_block(const std::array<uint32_t, 4>& counter,
                                      const std::array<uint32_t, 2>& key);
 std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t index);
+// The keys of the children that names stand for, in signed words, as fills take them.
+std::vector<std::pair<int64_t, int64_t>> named_keys(uint64_t seed, uint64_t offset,
+                                                    const std::vector<std::string_view>& names);
+// Where the values of plain tensors in main memory begin; 0 for a tensor of any other kind.
+std::vector<uintptr_t> addresses(const std::vector<at::Tensor>& tensors);
 // The key that a CPU generator, by default the default one, gives next.
 std::pair<uint64_t, uint64_t> cpu_generator_key(const std::optional<at::Generator>& generator);
 // The key that a CUDA generator's state gives.

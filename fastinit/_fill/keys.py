@@ -433,10 +433,10 @@ def keys_of_slices(
     return found
 
 
-def child_words(key: Key, name: str) -> tuple[int, int]:
-    """The words of `key.fold_in(name)`, as operators take them."""
-    seed, offset = _child(key.seed, key.offset, _digest(name))
-    return _signed(seed), _signed(offset)
+def words_of_names(key: Key, names: Sequence[str]) -> list[tuple[int, int]]:
+    """The words of `key.fold_in(name)` for each name, as operators take them."""
+    words: list[tuple[int, int]] = native.named_keys(key.seed, key.offset, names)
+    return words
 
 
 def _signed(word: int) -> int:

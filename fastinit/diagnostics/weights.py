@@ -22,7 +22,7 @@ from fastinit.diagnostics.distributions import (
 )
 from fastinit.diagnostics.subject import require_runnable
 from fastinit.diagnostics.tables import Cell, Result
-from fastinit.models.names import parameters_by_name, tensor_at
+from fastinit.models.names import held_by, tensor_at
 from fastinit.models.planning import make_plans
 from fastinit.models.report import Plan
 from fastinit.models.steps import Constant, Draw
@@ -100,8 +100,9 @@ def weight_report(module: nn.Module, recipe: Recipe | str | None = None) -> Weig
         [('weight', 0.072), ('bias', 0.072)]
     """
     require_runnable(module)
-    plans = make_plans(module, "native" if recipe is None else recipe, 0, strict=False)
-    places = parameters_by_name(module)
+    held = held_by(module)
+    plans = make_plans(module, held, "native" if recipe is None else recipe, 0, strict=False)
+    places = held.parameters
     return WeightReport(
         tuple(
             _record(plan, tensor_at(places[plan.name]).detach())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastinit._fill.extension import DTYPES
 from fastinit.models import manifest, targets
-from fastinit.models.names import Held, tensor_at
+from fastinit.models.names import Held, tensor_at, tensors_at
 from fastinit.models.parametrized import (
     originals_of,
     refuse_parametrized,
@@ -147,7 +147,7 @@ def _initialize_all(
     held = targets.refuse(module)
     if device is None:
         _refuse_meta(held)
-    plans = make_plans(module, recipe, seed, strict)
+    plans = make_plans(module, held, recipe, seed, strict)
     _refuse_unwritable(held, plans.parameters)
     if device is not None:
         attributes = targets.meta_attributes(module)
@@ -175,8 +175,12 @@ def _seed(seed: object) -> int:
 
 
 def _refuse_meta(held: Held) -> None:
-    places = {**held.parameters, **held.buffers}
-    meta = [name for name, place in places.items() if tensor_at(place).is_meta]
+    meta = [
+        name
+        for places in (held.parameters, held.buffers)
+        for name, tensor in zip(places, tensors_at(places), strict=True)
+        if tensor.is_meta
+    ]
     if meta:
         raise ValueError(
             f"module has tensors on meta, which hold no values: {listed(meta)}; call "
@@ -185,14 +189,14 @@ def _refuse_meta(held: Held) -> None:
 
 
 def _refuse_unwritable(held: Held, plans: Sequence[Plan]) -> None:
-    places = held.parameters
+    """Of what the model's code does; a recipe's laws are refused when they are resolved."""
     wrong = []
     for plan in plans:
-        place = places.get(plan.name)
-        dtype = None if place is None else tensor_at(place).dtype
-        if dtype is None or dtype in DTYPES:
+        if plan.resolved is not None or plan.name not in held.parameters:
             continue
-        if any(isinstance(step.what, Draw | Made) for step in plan.steps):
+        dtype = tensor_at(held.parameters[plan.name]).dtype
+        drawn = any(isinstance(step.what, Draw | Made) for step in plan.steps)
+        if drawn and dtype not in DTYPES:
             wrong.append(f"{plan.name} ({dtype})")
     if wrong:
         raise TypeError(

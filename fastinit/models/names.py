@@ -5,29 +5,33 @@ What a wrapper puts into names is `recipes.names`'s. Must not know any law.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from fastinit.recipes.names import walk
+from fastinit.recipes.names import Site, walk
 
 # By full name, the module that holds a tensor, and the name it has there.
 Places: TypeAlias = dict[str, tuple[nn.Module, str]]
 
 
 class Held(NamedTuple):
-    """Every place of a parameter, of a buffer, and of a tensor that parametrizations compute."""
+    """Every place of a parameter, of a buffer, and of a tensor that parametrizations compute.
+
+    And the walk that found them.
+    """
 
     parameters: Places
     buffers: Places
     computed: Places
+    sites: Sequence[Site]
 
 
 def held_by(module: nn.Module) -> Held:
     """The places of all tensors of a model, by one walk; see `parameters_by_name`."""
-    found = Held({}, {}, {})
-    for site in walk(module):
+    found = Held({}, {}, {}, list(walk(module)))
+    for site in found.sites:
         part = site.link[0]
         dot = site.name + "." if site.name else ""
         for word, parameter in part._parameters.items():
@@ -72,6 +76,14 @@ def tensor_at(place: tuple[nn.Module, str]) -> Tensor:
     tensor = module._buffers[word] if found is None else found
     assert tensor is not None
     return tensor
+
+
+def tensors_at(places: Places) -> list[Tensor]:
+    """What all places hold, in their order."""
+    return [
+        found if (found := module._parameters.get(word)) is not None else module._buffers[word]  # type: ignore[misc]
+        for module, word in places.values()
+    ]
 
 
 def first_names(places: Places) -> dict[str, list[str]]:

@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from fastinit._fill.keys import Key, child_words
-from fastinit._fill.laws import Law
+from fastinit._fill.keys import Key, words_of_names
+from fastinit._fill.laws import Law, Words
 from fastinit.initializers import Constant as ConstantInitializer
 from fastinit.initializers import Initializer, Keep, Native, Ones, Zeros
 from fastinit.models.boxes import Box
+from fastinit.models.names import Held, tensors_at
 from fastinit.models.native.plan import NativePlan, plan_native
 from fastinit.models.native.run import Told
 from fastinit.models.parametrized import original_names
 from fastinit.models.report import Plan
 from fastinit.models.steps import Constant, Draw, Made, Step, What
-from fastinit.recipes import Recipe, Record, plan, resolve_recipe
+from fastinit.recipes import Recipe, Record, resolve_recipe
+from fastinit.recipes.plan import plan_sites
 from fastinit.recipes.remarks import remarks
 
 
@@ -34,11 +36,14 @@ class Plans:
     warnings: list[str] = field(default_factory=list)
 
 
-def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool) -> Plans:
+def make_plans(
+    module: nn.Module, held: Held, recipe: Recipe | str, seed: int, strict: bool
+) -> Plans:
     """Plan all writes to a model.
 
     Args:
-        module: on any device, meta included; nothing of it is written.
+        module: on any device, meta included; nothing of it is written. Its tensors are ready.
+        held: where they are.
         recipe: a recipe, or the name of a preset.
         seed: of all keys.
         strict: whether parameters that nothing covers and rules that match nothing are errors.
@@ -47,11 +52,11 @@ def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool)
         TypeError, ValueError: as `fastinit.recipes.plan`; what the model's code leaves uncovered.
         RuntimeError: buffers on meta that no code of the model computes.
     """
-    found = plan(module, resolve_recipe(recipe), strict=strict)
+    found = plan_sites(module, held.sites, resolve_recipe(recipe), strict)
     left = [record for record in found if isinstance(record.initializer, Native)]
     own = {record.name for record in left}
     by_code = NativePlan([], [], [], [], Told())
-    if own or any(buffer.is_meta for buffer in module.buffers()):
+    if own or any(buffer.is_meta for buffer in tensors_at(held.buffers)):
         by_code = plan_native(module, seed, parameters=bool(own))
     _require_buffers(by_code.unknown)
     told = {one.name: one for one in by_code.parameters}
@@ -59,11 +64,11 @@ def make_plans(module: nn.Module, recipe: Recipe | str, seed: int, strict: bool)
     if own:
         written = {name for record in left for name in _written(record, told)}
         plans.warnings += _shortcomings(by_code, written, strict)
-    root = Key(seed)
     drawn = []
-    for record in found:
+    keys = words_of_names(Key(seed), [record.key for record in found])
+    for record, words in zip(found, keys, strict=True):
         if record.name not in own:
-            plans.parameters.append(_planned(record, root))
+            plans.parameters.append(_planned(record, words))
             continue
         for name in _written(record, told):
             one = told[name]
@@ -118,12 +123,12 @@ def _require_buffers(unknown: Sequence[str]) -> None:
         )
 
 
-def _planned(record: Record, root: Key) -> Plan:
+def _planned(record: Record, words: Words) -> Plan:
     settled = record.settled
     if settled.part is None and settled.padding is None and settled.law is not None:  # the rule
-        steps: Sequence[Step] = [Step(Draw(settled.law, child_words(root, record.key)))]
+        steps: Sequence[Step] = [Step(Draw(settled.law, words))]
     else:
-        steps = list(_steps(record, root))
+        steps = list(_steps(record, words))
     return Plan(
         record.name,
         steps,
@@ -137,7 +142,7 @@ def _planned(record: Record, root: Key) -> Plan:
     )
 
 
-def _steps(record: Record, root: Key) -> Iterator[Step]:
+def _steps(record: Record, words: Words) -> Iterator[Step]:
     settled = record.settled
     part, resolved = settled.part, settled.resolved
     if isinstance(resolved, Keep):
@@ -148,17 +153,16 @@ def _steps(record: Record, root: Key) -> Iterator[Step]:
         starts = [0] * len(shape)
         starts[part.axis] = part.start
         box = Box(tuple(starts), part.shape)
-    yield Step(_what(resolved, settled.law, root, record.key), box)
+    yield Step(_what(resolved, settled.law, words), box)
     if settled.padding is not None:
         shape = tuple(record.found.shape)
         row = settled.padding % shape[0]
         yield Step(Constant(0.0), Box((row, *[0] * (len(shape) - 1)), (1, *shape[1:])))
 
 
-def _what(resolved: Initializer, law: Law | None, root: Key, name: str) -> What:
+def _what(resolved: Initializer, law: Law | None, words: Words) -> What:
     if isinstance(resolved, Zeros | Ones | ConstantInitializer):
         return Constant(complex(resolved.value))
-    words = child_words(root, name)
     return Draw(law, words) if law is not None else Made(resolved, words)
 
 

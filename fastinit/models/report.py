@@ -20,7 +20,7 @@ from fastinit._fill.keys import Key
 from fastinit.initializers import Constant as ConstantInitializer
 from fastinit.initializers import Initializer, Keep, Normal, TruncNormal, Uniform
 from fastinit.initializers.base import Numbers, Part
-from fastinit.models.names import Held, tensor_at
+from fastinit.models.names import Held, tensors_at
 from fastinit.models.steps import Constant, Draw, Made, Step, key_of
 from fastinit.recipes import table
 
@@ -167,7 +167,7 @@ class Report:
 
 def versions(held: Held) -> dict[str, int]:
     """How often each parameter was written so far; inference tensors do not tell."""
-    tensors = ((name, tensor_at(place)) for name, place in held.parameters.items())
+    tensors = zip(held.parameters, tensors_at(held.parameters), strict=True)
     return {name: tensor._version for name, tensor in tensors if not tensor.is_inference()}
 
 

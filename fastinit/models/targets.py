@@ -6,9 +6,8 @@ attributes, hooks and requires_grad are kept. Must not know what is written.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit._fill.extension import native
 from fastinit._fill.placements import is_dtensor, pieces
 from fastinit.models.boxes import Piece
 from fastinit.models.names import (
@@ -24,6 +24,7 @@ from fastinit.models.names import (
     first_names,
     held_by,
     tensor_at,
+    tensors_at,
 )
 
 _FLAG = "_is_hf_initialized"
@@ -39,32 +40,26 @@ def refuse(module: nn.Module) -> Held:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
-    if any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()):
+    held = held_by(module)
+    kinds = {type(site.link[0]).__name__ for site in held.sites}
+    if "FullyShardedDataParallel" in kinds:
         raise ValueError(
             "module is wrapped in FullyShardedDataParallel, which has flattened its parameters; "
             "initialize it before it is wrapped, or use fully_shard"
         )
-    held = held_by(module)
-    lazy, bare, addresses = [], [], {}
-    for name, place in chain(held.parameters.items(), held.buffers.items()):
-        tensor = tensor_at(place)
-        kind = type(tensor)
-        if kind is nn.Parameter or kind is Tensor:
-            if tensor.is_meta:
-                continue
-            if tensor.is_cpu and tensor.layout is torch.strided:
-                address = tensor.data_ptr()
-                if address:  # the rule
-                    addresses[name] = address
-                    continue
+    names = [*held.parameters, *held.buffers]
+    tensors = [*tensors_at(held.parameters), *tensors_at(held.buffers)]
+    addresses = native.addresses(tensors)
+    lazy, bare = [], []
+    for at, (tensor, address) in enumerate(zip(tensors, addresses, strict=True)):
+        if address:  # the rule
+            continue
         if is_lazy(tensor):
-            lazy.append(name)
+            lazy.append(names[at])
         elif _lacks_storage(tensor):
-            bare.append(name)
-        else:
-            local: Tensor = getattr(tensor, "_local_tensor", tensor)
-            if local.device.type == "cpu" and local.layout is torch.strided and local.numel():
-                addresses[name] = local.data_ptr()
+            bare.append(names[at])
+        elif is_dtensor(tensor):
+            addresses[at] = native.addresses([tensor._local_tensor])[0]  # type: ignore[attr-defined]
     if lazy:
         raise ValueError(
             f"module has lazy parameters, whose shapes are not known yet: {', '.join(lazy)}; run "
@@ -75,10 +70,12 @@ def refuse(module: nn.Module) -> Held:
             f"module has parameters without storage: {', '.join(bare)}; gather or allocate them "
             "first (ZeRO-3 and a resharded FSDP module free them)"
         )
-    fixed = _read_only(addresses)
-    if fixed:
+    read_only = _read_only(addresses)
+    if read_only:
+        pairs = zip(names, addresses, strict=True)
+        fixed = ", ".join(name for name, address in pairs if address in read_only)
         raise ValueError(
-            f"module has weights in memory that is read-only: {', '.join(fixed)}; clone them first"
+            f"module has weights in memory that is read-only: {fixed}; clone them first"
         )
     return held
 
@@ -92,19 +89,20 @@ def _lacks_storage(tensor: Tensor) -> bool:
     return local.untyped_storage().size() == 0
 
 
-def _read_only(addresses: dict[str, int]) -> list[str]:
-    """The names of addresses in pages that the process may not write, where the system tells."""
+def _read_only(addresses: Sequence[int]) -> set[int]:
+    """Those in pages that the process may not write, where the system tells."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
-        return []
-    ends, fixed = [], []
+        return set()
+    ordered = sorted(addresses)
+    found: set[int] = set()
     for line in lines:
         extent, permissions = line.split()[:2]
-        ends.append(int(extent.split("-")[1], 16))
-        fixed.append(permissions[1] != "w")
-    fixed.append(False)
-    return [name for name, at in addresses.items() if fixed[bisect_right(ends, at)]]
+        if permissions[1] != "w":
+            begin, end = (int(bound, 16) for bound in extent.split("-"))
+            found.update(ordered[bisect_left(ordered, begin) : bisect_left(ordered, end)])
+    return found
 
 
 def pieces_of(tensor: Tensor) -> Sequence[Piece]:

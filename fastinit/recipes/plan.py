@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,7 +20,7 @@ from fastinit.initializers import Keep, Native
 from fastinit.recipes import table
 from fastinit.recipes.dimensions import Dimensions
 from fastinit.recipes.matching import Matching
-from fastinit.recipes.names import BlockList, Found, is_lazy, parameters_of, walk
+from fastinit.recipes.names import BlockList, Found, Site, is_lazy, parameters_of, walk
 from fastinit.recipes.record import Record, Settled
 from fastinit.recipes.remarks import remarks
 from fastinit.recipes.resolving import Resolver, part_key
@@ -88,15 +88,25 @@ def plan(module: nn.Module, recipe: RuleBook, *, strict: bool = True) -> Plan:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {module!r}")
     with collector_paused():
-        groups = _tensors(module)
-        matching = Matching(recipe.rules, RoleTable(recipe.added), groups)
-        problems, warnings = matching.problems(_MOST_LINES)
-        if problems and strict:
-            raise ValueError("the recipe does not fit the module:\n" + "\n".join(problems))
-        resolver = Resolver(recipe.rules, _dimensions(module, recipe, groups, matching))
-        records = tuple(_records(groups, matching, resolver))
-        told = [one for one in records if not isinstance(one.initializer, Native)]
-        return Plan(records, (*problems, *warnings, *remarks(told)))
+        groups = _tensors(walk(module))
+        _refuse_unready([group[0] for group in groups])
+        return _plan(module, groups, recipe, strict)
+
+
+def plan_sites(module: nn.Module, sites: Iterable[Site], recipe: RuleBook, strict: bool) -> Plan:
+    """As `plan`, for a module that was walked already and whose parameters are ready."""
+    return _plan(module, _tensors(sites), recipe, strict)
+
+
+def _plan(module: nn.Module, groups: list[Group], recipe: RuleBook, strict: bool) -> Plan:
+    matching = Matching(recipe.rules, RoleTable(recipe.added), groups)
+    problems, warnings = matching.problems(_MOST_LINES)
+    if problems and strict:
+        raise ValueError("the recipe does not fit the module:\n" + "\n".join(problems))
+    resolver = Resolver(recipe.rules, _dimensions(module, recipe, groups, matching))
+    records = tuple(_records(groups, matching, resolver))
+    told = [one for one in records if not isinstance(one.initializer, Native)]
+    return Plan(records, (*problems, *warnings, *remarks(told)))
 
 
 @contextmanager
@@ -123,14 +133,13 @@ def _records(groups: list[Group], matching: Matching, resolver: Resolver) -> Ite
             yield Record(found, settled, key, match.role, tied)
 
 
-def _tensors(module: nn.Module) -> list[Group]:
+def _tensors(sites: Iterable[Site]) -> list[Group]:
     """The parameters, each with all its places: ties have several."""
     groups: dict[int, Group] = {}
-    for site in walk(module):
+    for site in sites:
         for found in parameters_of(site):
             at = id(found.parameter)
             groups[at] = (*groups[at], found) if at in groups else (found,)
-    _refuse_unready([group[0] for group in groups.values()])
     return list(groups.values())
 
 

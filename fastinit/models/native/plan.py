@@ -46,7 +46,7 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         parameters: whether they matter; otherwise only buffers on meta are computed.
     """
     recorder = Recorder(seed)
-    places, held, computed = held_by(module)
+    places, held, computed, _ = held_by(module)
     plain = [
         (name, *place, like(computed, name))
         for name, place in computed.items()
