@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C._dynamo import eval_frame
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinit._fill import laws
@@ -75,7 +76,7 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: the compiler traces nothing in a mode, and the wrapper would import it."""
+        """No: the wrapper would import the compiler, and costs time; see below the class."""
         return False
 
     def __enter__(self) -> Mode:
@@ -97,6 +98,11 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._pending.busy:
             return func(*args, **kwargs)
         return _handler(func)(self._pending, func, args, kwargs)
+
+
+# A compiled function that reads a tensor has its values made, and the compiler would trace how.
+_SKIP = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)
+eval_frame.set_code_exec_strategy(Mode.__torch_dispatch__.__code__, _SKIP)
 
 
 @functools.cache
