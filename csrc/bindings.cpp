@@ -366,6 +366,8 @@ PYBIND11_MODULE(_C, module) {
       arg("seed"), arg("offset"), arg("index"));
   module.def("named_keys", &named_keys, arg("seed"), arg("offset"), arg("names"));
   module.def("addresses", &addresses, arg("tensors"));
+  module.def("first_alike", &first_alike, arg("tensors"));
+  module.def("versions", &versions, arg("tensors"));
   module.def("cpu_generator_key", &cpu_generator_key, arg("generator"));
   module.def("cuda_generator_key", &cuda_generator_key, arg("seed"), arg("offset"));
   module.def("emulate_cuda", &emulate_cuda, arg("blocks"), arg("threads") = 1, arg("bytes") = 0);

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <tuple>
 
 #include "../core/blake2b.h"
 #include "../core/distributions.h"
@@ -202,6 +204,33 @@ std::vector<uintptr_t> addresses(const std::vector<Tensor>& tensors) {
     const bool plain = tensor.is_cpu() && tensor.layout() == at::kStrided && tensor.has_storage() &&
                        !tensor.key_set().has(at::DispatchKey::Python);
     found.push_back(plain ? reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) : 0);
+  }
+  return found;
+}
+
+std::vector<size_t> first_alike(const std::vector<Tensor>& tensors) {
+  std::map<std::tuple<at::DeviceType, at::DeviceIndex, at::ScalarType, std::vector<int64_t>>,
+           size_t>
+      first;
+  std::vector<size_t> found;
+  found.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    const at::Device device = tensor.device();
+    found.push_back(
+        first
+            .try_emplace(
+                {device.type(), device.index(), tensor.scalar_type(), tensor.sizes().vec()}, i)
+            .first->second);
+  }
+  return found;
+}
+
+std::vector<std::optional<int64_t>> versions(const std::vector<Tensor>& tensors) {
+  std::vector<std::optional<int64_t>> found;
+  found.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) {
+    found.push_back(tensor.is_inference() ? std::nullopt : std::optional(tensor._version()));
   }
   return found;
 }

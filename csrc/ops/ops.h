@@ -83,8 +83,14 @@ std::pair<uint64_t, uint64_t> child_key(uint64_t seed, uint64_t offset, uint64_t
 // The keys of the children that names stand for, in signed words, as fills take them.
 std::vector<std::pair<int64_t, int64_t>> named_keys(uint64_t seed, uint64_t offset,
                                                     const std::vector<std::string_view>& names);
+
+// What Python would ask thousands of tensors one by one.
 // Where the values of plain tensors in main memory begin; 0 for a tensor of any other kind.
 std::vector<uintptr_t> addresses(const std::vector<at::Tensor>& tensors);
+// For each tensor the index of the first that has its shape, dtype and device.
+std::vector<size_t> first_alike(const std::vector<at::Tensor>& tensors);
+// How often each was written to; nothing of inference tensors, which do not count.
+std::vector<std::optional<int64_t>> versions(const std::vector<at::Tensor>& tensors);
 // The key that a CPU generator, by default the default one, gives next.
 std::pair<uint64_t, uint64_t> cpu_generator_key(const std::optional<at::Generator>& generator);
 // The key that a CUDA generator's state gives.

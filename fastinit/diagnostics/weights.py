@@ -114,9 +114,11 @@ def weight_report(module: nn.Module, recipe: Recipe | str | None = None) -> Weig
 
 def _record(plan: Plan, tensor: Tensor) -> WeightRecord:
     name, values = plan.name, getattr(tensor, "_local_tensor", tensor)
-    if plan.part is not None:
-        name = f"{name}:{plan.part.name}"
-        values = values.narrow(plan.part.axis, plan.part.start, plan.part.stop - plan.part.start)
+    if plan.why.part is not None:
+        name = f"{name}:{plan.why.part.name}"
+        values = values.narrow(
+            plan.why.part.axis, plan.why.part.start, plan.why.part.stop - plan.why.part.start
+        )
     shape = tuple(values.shape)
     law, drawn = _law(plan, values)
     mean, std = moments_of(drawn)
@@ -132,7 +134,9 @@ def _law(plan: Plan, values: Tensor) -> tuple[Law | None, Tensor]:
         return None, values
     first, *later = plan.steps
     over = [step.box for step in later]
-    if any(box is None or len(box.shape) != values.dim() for box in over) or (plan.part and over):
+    if any(box is None or len(box.shape) != values.dim() for box in over) or (
+        plan.why.part and over
+    ):
         return None, values
     if isinstance(first.what, Constant) and not over:
         value = first.what.value.real

@@ -63,8 +63,8 @@ def of_report(report: Report) -> dict[str, Any]:
             "law": None if said is None else laws.setdefault(said, len(laws)),
             "digest": digests[name],
         }
-        if plans and len(plans[0].names) > 1:
-            entries[name]["names"] = list(plans[0].names)
+        if plans and plans[0].tied:
+            entries[name]["names"] = [name, *plans[0].tied]
         if not isinstance(tensor, nn.Parameter):
             entries[name]["buffer"] = "persistent" if _persists(module, name) else "computed"
     return {

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastinit._fill.extension import DTYPES
 from fastinit.models import manifest, targets
-from fastinit.models.names import Held, tensor_at, tensors_at
+from fastinit.models.names import Held, tensor_at
 from fastinit.models.parametrized import (
     originals_of,
     refuse_parametrized,
@@ -24,7 +24,7 @@ from fastinit.models.parametrized import (
 )
 from fastinit.models.planning import Plans, listed, make_plans
 from fastinit.models.progress import Progress, in_parts, whole
-from fastinit.models.report import Done, Plan, Report
+from fastinit.models.report import Done, Plan, Report, forms_of
 from fastinit.models.steps import Draw, Made, Work, carry_out
 from fastinit.models.targets import pieces_of
 from fastinit.recipes.plan import collector_paused
@@ -144,9 +144,12 @@ def _initialize_all(
     strict: bool,
     progress: Progress,
 ) -> Report:
-    held = targets.refuse(module)
-    if device is None:
-        _refuse_meta(held)
+    held, meta = targets.refuse(module)
+    if device is None and meta:
+        raise ValueError(
+            f"module has tensors on meta, which hold no values: {listed(meta)}; call "
+            "fastinit.materialize_(module, device, ...)"
+        )
     plans = make_plans(module, held, recipe, seed, strict)
     _refuse_unwritable(held, plans.parameters)
     if device is not None:
@@ -174,25 +177,11 @@ def _seed(seed: object) -> int:
         raise TypeError(f"seed must be an int, got {seed!r} ({type(seed).__name__})") from None
 
 
-def _refuse_meta(held: Held) -> None:
-    meta = [
-        name
-        for places in (held.parameters, held.buffers)
-        for name, tensor in zip(places, tensors_at(places), strict=True)
-        if tensor.is_meta
-    ]
-    if meta:
-        raise ValueError(
-            f"module has tensors on meta, which hold no values: {listed(meta)}; call "
-            "fastinit.materialize_(module, device, ...)"
-        )
-
-
 def _refuse_unwritable(held: Held, plans: Sequence[Plan]) -> None:
     """Of what the model's code does; a recipe's laws are refused when they are resolved."""
     wrong = []
     for plan in plans:
-        if plan.resolved is not None or plan.name not in held.parameters:
+        if plan.why.resolved is not None or plan.name not in held.parameters:
             continue
         dtype = tensor_at(held.parameters[plan.name]).dtype
         drawn = any(isinstance(step.what, Draw | Made) for step in plan.steps)
@@ -222,19 +211,22 @@ def _write_short(held: Held, plans: Plans) -> None:
 
 def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
     """The long work."""
-    done: list[Done] = []
+    tensors = [
+        originals_of(held.computed, plan.name)[-1]
+        if plan.parametrized
+        else tensor_at(held.parameters[plan.name])
+        for plan in plans.parameters
+    ]
+    forms = forms_of(tensors)
+    done = list(map(Done, plans.parameters, forms))
     work: list[Work] = []
     names: list[str] = []
-    for plan in plans.parameters:
-        if plan.parametrized:
-            done.append(_done(plan, originals_of(held.computed, plan.name)[-1], False))
-            continue
-        tensor = tensor_at(held.parameters[plan.name])
-        done.append(_done(plan, tensor, False))
-        if plan.steps and tensor.numel():
+    for plan, tensor, form in zip(plans.parameters, tensors, forms, strict=True):
+        if plan.steps and not plan.parametrized and 0 not in form.shape:
             work.append((plan.steps, pieces_of(tensor)))
             names.append(plan.name)
-    done += [_done(plan, tensor_at(held.buffers[plan.name]), True) for plan in plans.buffers]
+    buffers = [tensor_at(held.buffers[plan.name]) for plan in plans.buffers]
+    done += [Done(*pair, True) for pair in zip(plans.buffers, forms_of(buffers), strict=True)]
     written = 0
     try:
         for part in in_parts(work, _bytes, progress):
@@ -261,7 +253,3 @@ def _note(error: BaseException, written: Sequence[str], left: Sequence[str]) -> 
         *getattr(error, "__notes__", []),
         told + ". The same call again completes the model, to the same values.",
     ]
-
-
-def _done(plan: Plan, tensor: Tensor, is_buffer: bool) -> Done:
-    return Done(plan, tuple(tensor.shape), tensor.dtype, tensor.device, is_buffer)

@@ -72,8 +72,9 @@ def make_plans(
             continue
         for name in _written(record, told):
             one = told[name]
-            one.rule = record.rule if record.rule != "**" else "native"
             drawn.append(_as_drawn(record, one.steps))
+            if record.rule != "**":
+                one = one._replace(why=one.why._replace(rule=record.rule))
             plans.parameters.append(one)
     plans.warnings += remarks(drawn)
     return plans
@@ -129,17 +130,8 @@ def _planned(record: Record, words: Words) -> Plan:
         steps: Sequence[Step] = [Step(Draw(settled.law, words))]
     else:
         steps = list(_steps(record, words))
-    return Plan(
-        record.name,
-        steps,
-        settled.rule,
-        settled.initializer,
-        settled.resolved,
-        settled.note,
-        names=(record.name, *record.tied),
-        part=settled.part,
-        parametrized=record.parametrized,
-    )
+    found = record.found
+    return Plan(found.name, steps, settled, record.tied, found.parametrized)
 
 
 def _steps(record: Record, words: Words) -> Iterator[Step]:

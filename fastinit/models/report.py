@@ -11,34 +11,41 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fastinit._fill.extension import native
 from fastinit._fill.keys import Key
 from fastinit.initializers import Constant as ConstantInitializer
 from fastinit.initializers import Initializer, Keep, Normal, TruncNormal, Uniform
-from fastinit.initializers.base import Numbers, Part
+from fastinit.initializers.base import Numbers
 from fastinit.models.names import Held, tensors_at
 from fastinit.models.steps import Constant, Draw, Made, Step, key_of
 from fastinit.recipes import table
+from fastinit.recipes.record import Settled
 
 _NUMBERS = {0: "uniform", 1: "normal", 2: "trunc_normal"}
 
 
-@dataclass(slots=True)
-class Plan:
+class Why(NamedTuple):
+    """Why something is written, where it is no recipe's law: the first step tells which law."""
+
+    rule: str
+    note: str = ""
+    initializer: None = None
+    resolved: None = None
+    part: None = None
+
+
+class Plan(NamedTuple):
     """What is to be written to one tensor, and why."""
 
     name: str
     steps: Sequence[Step]
-    rule: str
-    initializer: Initializer | None = None  # as the rule has it; None: told by the first step
-    resolved: Initializer | None = None  # the same with plain numbers
-    note: str = ""
-    names: Sequence[str] = ()  # all of them, if it is tied
-    part: Part | None = None  # of a packed parameter, which has a plan for each part
+    why: Settled | Why
+    tied: Sequence[str] = ()  # its other names
     parametrized: bool = False  # computed by the module, written through right_inverse
 
 
@@ -72,15 +79,30 @@ class Record:
     law: str
 
 
-@dataclass(slots=True)
-class Done:
-    """A plan and the tensor it was carried out on."""
+class Form(NamedTuple):
+    """What there is to know of a tensor but for its values."""
 
-    plan: Plan
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+
+
+class Done(NamedTuple):
+    """A plan and what it was carried out on."""
+
+    plan: Plan
+    form: Form
     is_buffer: bool = False
+
+
+def forms_of(tensors: Sequence[Tensor]) -> list[Form]:
+    """The forms of tensors, one for all that are alike."""
+    firsts = native.first_alike(tensors)
+    forms = {
+        at: Form(tuple(tensors[at].shape), tensors[at].dtype, tensors[at].device)
+        for at in set(firsts)
+    }
+    return [forms[at] for at in firsts]
 
 
 class Report:
@@ -167,27 +189,29 @@ class Report:
 
 def versions(held: Held) -> dict[str, int]:
     """How often each parameter was written so far; inference tensors do not tell."""
-    tensors = zip(held.parameters, tensors_at(held.parameters), strict=True)
-    return {name: tensor._version for name, tensor in tensors if not tensor.is_inference()}
+    found = native.versions(tensors_at(held.parameters))
+    pairs = zip(held.parameters, found, strict=True)
+    return {name: version for name, version in pairs if version is not None}
 
 
 def _record(one: Done) -> Record:
-    plan = one.plan
-    resolved = plan.resolved or _told(plan.steps, one.shape)
-    initializer = plan.initializer or resolved
-    shape = one.shape if plan.part is None else plan.part.shape
+    plan, form, _ = one
+    why = plan.why
+    shape = form.shape if why.part is None else why.part.shape
+    resolved = why.resolved or _told(plan.steps)
+    initializer = why.initializer or resolved
     keys = [key for step in plan.steps if (key := _key(step)) is not None]
-    numbers = resolved.numbers(shape, one.dtype.is_complex) if resolved is not None else Numbers()
+    numbers = resolved.numbers(shape, form.dtype.is_complex) if resolved is not None else Numbers()
     return Record(
         plan.name,
         shape,
-        one.dtype,
-        one.device,
+        form.dtype,
+        form.device,
         initializer,
         numbers.std,
         numbers.low,
         numbers.high,
-        plan.rule,
+        why.rule,
         keys[0] if keys else None,
         _note(plan),
         _law(plan, initializer, resolved),
@@ -198,7 +222,7 @@ def _key(step: Step) -> Key | None:
     return key_of(step.what.words) if isinstance(step.what, Draw | Made) else None
 
 
-def _told(steps: Sequence[Step], shape: tuple[int, ...]) -> Initializer | None:
+def _told(steps: Sequence[Step]) -> Initializer | None:
     """The first step as an initializer, if there is one that says it."""
     if not steps:
         return Keep()
@@ -220,17 +244,17 @@ def _told(steps: Sequence[Step], shape: tuple[int, ...]) -> Initializer | None:
 
 
 def _note(plan: Plan) -> str:
-    notes = [plan.note] if plan.note else []
+    notes = [plan.why.note] if plan.why.note else []
     if not notes and len(plan.steps) > 1:
         notes = [f"and {len(plan.steps) - 1} more after it"]
-    if len(plan.names) > 1:
-        notes.append(f"tied: {', '.join(plan.names[1:])}")
+    if plan.tied:
+        notes.append(f"tied: {', '.join(plan.tied)}")
     return "; ".join(notes)
 
 
 def _law(plan: Plan, initializer: Initializer | None, resolved: Initializer | None) -> str:
-    if plan.initializer is not None and resolved is not None:
-        return table.law_text(plan.initializer, [resolved])
+    if plan.why.initializer is not None and resolved is not None:
+        return table.law_text(plan.why.initializer, [resolved])
     if initializer is not None:  # as recorded, so that its numbers come from arithmetic
         held = {field.name: getattr(initializer, field.name) for field in fields(initializer)}
         short = {name: float(f"{n:.5g}") for name, n in held.items() if isinstance(n, float)}

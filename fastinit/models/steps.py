@@ -8,9 +8,10 @@ not know where the steps come from.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,8 +27,7 @@ _FEW = 512  # values that a manifest holds itself
 _MASK64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """Values of a law in plain numbers."""
 
     law: Law
@@ -59,8 +59,7 @@ class Value:
 What: TypeAlias = Draw | Made | Constant | Value
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One write to a tensor, to all of it or to a box."""
 
     what: What
@@ -84,36 +83,37 @@ def words_of(key: Key) -> Words:
     )
 
 
+_Draws: TypeAlias = defaultdict[torch.device, list[tuple[Tensor, Law, Words]]]
+
+
 def carry_out(work: Iterable[Work]) -> None:
     """Write the steps of many tensors, which share no memory, each tensor's in their order."""
     left = list(work)
     turn = 0
     with torch.no_grad():
         while left:
-            draws: dict[torch.device, list[tuple[Tensor, Law, Words]]] = {}
+            draws: _Draws = defaultdict(list)
             for steps, pieces in left:
-                step = steps[turn]
+                what, box = steps[turn]
                 for piece in pieces:
-                    part = piece if step.box is None else cut(piece, step.box)
-                    if part is not None:
-                        _write(step.what, *part, draws)
+                    part = piece if box is None else cut(piece, box)
+                    if part is None:
+                        continue
+                    tensor, region = part
+                    if isinstance(what, Draw) and region is None:  # the rule
+                        draws[tensor.device].append((tensor, what.law, what.words))
+                    else:
+                        _write(what, tensor, region, draws)
             for batch in draws.values():
                 laws.fill(batch)
             turn += 1
             left = [one for one in left if len(one[0]) > turn]
 
 
-def _write(
-    what: What,
-    tensor: Tensor,
-    region: Any,
-    draws: dict[torch.device, list[tuple[Tensor, Law, Words]]],
-) -> None:
+def _write(what: What, tensor: Tensor, region: Any, draws: _Draws) -> None:
     if isinstance(what, Draw):
-        law = what.law
-        if region is not None:
-            law = law._replace(region=(region.global_shape, region.offsets))
-        draws.setdefault(tensor.device, []).append((tensor, law, what.words))
+        law = what.law._replace(region=(region.global_shape, region.offsets))
+        draws[tensor.device].append((tensor, law, what.words))
     elif isinstance(what, Constant):
         value = what.value
         tensor.fill_(value if tensor.is_complex() else value.real)

@@ -30,8 +30,10 @@ from fastinit.models.names import (
 _FLAG = "_is_hf_initialized"
 
 
-def refuse(module: nn.Module) -> Held:
-    """Refuse a model with tensors that cannot be filled, before any is; else tell what it holds.
+def refuse(module: nn.Module) -> tuple[Held, list[str]]:
+    """Refuse a model with tensors that cannot be filled, before any is.
+
+    Returns: what it holds, and the names of what is on meta.
 
     Raises:
         TypeError: not a module.
@@ -50,10 +52,12 @@ def refuse(module: nn.Module) -> Held:
     names = [*held.parameters, *held.buffers]
     tensors = [*tensors_at(held.parameters), *tensors_at(held.buffers)]
     addresses = native.addresses(tensors)
-    lazy, bare = [], []
+    lazy, bare, meta = [], [], []
     for at, (tensor, address) in enumerate(zip(tensors, addresses, strict=True)):
         if address:  # the rule
             continue
+        if tensor.is_meta:
+            meta.append(names[at])
         if is_lazy(tensor):
             lazy.append(names[at])
         elif _lacks_storage(tensor):
@@ -77,7 +81,7 @@ def refuse(module: nn.Module) -> Held:
         raise ValueError(
             f"module has weights in memory that is read-only: {fixed}; clone them first"
         )
-    return held
+    return held, meta
 
 
 def _lacks_storage(tensor: Tensor) -> bool:

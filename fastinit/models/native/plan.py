@@ -22,7 +22,7 @@ from fastinit.models.native.logarithms import Logarithms
 from fastinit.models.native.recording import Recorder, StandIn, poisoned, stand_ins
 from fastinit.models.native.run import Told, run_native
 from fastinit.models.parametrized import like, obstacles, original_names
-from fastinit.models.report import Plan
+from fastinit.models.report import Plan, Why
 from fastinit.models.steps import Step, Value
 
 
@@ -72,7 +72,7 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         note = "no code initializes it" if lacking else ""
         if guess is not None and guess.holds(recorder.state(one.tensor)):
             note = f"assumes {', '.join(sorted(guess.assumed))}"
-        plan.parameters.append(Plan(name, steps, "native", note=note, names=names))
+        plan.parameters.append(Plan(name, steps, Why("native", note), names[1:]))
     for name, part, word, _ in plain:
         _through(plan, recorder, name, original_names(computed, name), (part, word))
     for name, names in first_names(held).items():
@@ -81,7 +81,7 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         if one.was_meta and _lacking(recorder, one, steps):
             plan.unknown.append(name)
         if steps and (parameters or one.was_meta):
-            plan.buffers.append(Plan(name, steps, "native", names=names))
+            plan.buffers.append(Plan(name, steps, Why("native"), names[1:]))
     return plan
 
 
@@ -103,7 +103,7 @@ def _through(
         return
     plan.parameters = [p for p in plan.parameters if p.name not in originals]
     plan.uncovered = [other for other in plan.uncovered if other not in originals]
-    plan.parameters.append(Plan(name, steps, "native", names=(name,), parametrized=True))
+    plan.parameters.append(Plan(name, steps, Why("native"), parametrized=True))
 
 
 def _compute(module: nn.Module, recorder: Recorder, meta: Places) -> None:
