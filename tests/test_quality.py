@@ -16,7 +16,7 @@ import fastinit
 from fastinit import Key
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))
 
 from tools.quality import batteries, build, laws, results  # noqa: E402
 
