@@ -22,7 +22,7 @@ from fastinit._fill.placements import is_dtensor
 from fastinit._fill.regions import Region, rectangles
 from fastinit.models.fingerprint import fingerprint, tensors_of
 from fastinit.models.names import held_by
-from fastinit.models.report import Done, Report, versions
+from fastinit.models.report import Plan, Report, versions
 from fastinit.models.steps import Step, Value, carry_out, from_data, to_data
 
 Manifest: TypeAlias = Mapping[str, Any]
@@ -50,11 +50,11 @@ def of_report(report: Report) -> dict[str, Any]:
     digests = fingerprint(module)
     laws: dict[str, int] = {}
     entries: dict[str, Any] = {}
-    done: dict[str, list[Done]] = {}  # a packed parameter has several
-    for one in report.done:
-        done.setdefault(one.plan.name, []).append(one)
+    done: dict[str, list[Plan]] = {}  # a packed parameter has several
+    for plan in report.plans:
+        done.setdefault(plan.name, []).append(plan)
     for name, tensor in tensors.items():
-        plans = [one.plan for one in done.get(name, ())]
+        plans = done.get(name, [])
         steps = [step for one in plans for step in one.steps] or _held(tensor)
         said = _said(steps, Key(report.seed).fold_in(name))
         entries[name] = {

@@ -24,7 +24,7 @@ from fastinit.models.parametrized import (
 )
 from fastinit.models.planning import Plans, listed, make_plans
 from fastinit.models.progress import Progress, in_parts, whole
-from fastinit.models.report import Done, Plan, Report, forms_of
+from fastinit.models.report import Form, Plan, Report, forms_of
 from fastinit.models.steps import Draw, Made, Work, carry_out
 from fastinit.models.targets import pieces_of
 from fastinit.recipes.plan import collector_paused
@@ -164,8 +164,17 @@ def _initialize_all(
         if device is not None and dtype is not None:
             targets.change_dtype(held, dtype)
         _write_short(held, plans)
-    done = _carry_out(held, plans, progress)
-    return Report(done, seed, plans.warnings, module, held, manifest.of_report)
+    forms = _carry_out(held, plans, progress)
+    return Report(
+        plans.parameters,
+        plans.buffers,
+        forms,
+        seed,
+        plans.warnings,
+        module,
+        held,
+        manifest.of_report,
+    )
 
 
 def _seed(seed: object) -> int:
@@ -209,24 +218,22 @@ def _write_short(held: Held, plans: Plans) -> None:
     write_parametrized(held.computed, [one for one in through if one[1]])
 
 
-def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
-    """The long work."""
+def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Form]:
+    """The long work; the forms of what was written, parameters and then buffers."""
     tensors = [
         originals_of(held.computed, plan.name)[-1]
         if plan.parametrized
         else tensor_at(held.parameters[plan.name])
         for plan in plans.parameters
     ]
+    buffers = [tensor_at(held.buffers[plan.name]) for plan in plans.buffers]
     forms = forms_of(tensors)
-    done = list(map(Done, plans.parameters, forms))
     work: list[Work] = []
     names: list[str] = []
     for plan, tensor, form in zip(plans.parameters, tensors, forms, strict=True):
         if plan.steps and not plan.parametrized and 0 not in form.shape:
             work.append((plan.steps, pieces_of(tensor)))
             names.append(plan.name)
-    buffers = [tensor_at(held.buffers[plan.name]) for plan in plans.buffers]
-    done += [Done(*pair, True) for pair in zip(plans.buffers, forms_of(buffers), strict=True)]
     written = 0
     try:
         for part in in_parts(work, _bytes, progress):
@@ -237,7 +244,7 @@ def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Done]:
         left = list(dict.fromkeys(names[written:]))
         _note(error, [name for name in dict.fromkeys(names[:written]) if name not in left], left)
         raise
-    return done
+    return forms + forms_of(buffers)
 
 
 def _bytes(work: Work) -> int:

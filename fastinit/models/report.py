@@ -87,14 +87,6 @@ class Form(NamedTuple):
     device: torch.device
 
 
-class Done(NamedTuple):
-    """A plan and what it was carried out on."""
-
-    plan: Plan
-    form: Form
-    is_buffer: bool = False
-
-
 def forms_of(tensors: Sequence[Tensor]) -> list[Form]:
     """The forms of tensors, one for all that are alike."""
     firsts = native.first_alike(tensors)
@@ -114,14 +106,18 @@ class Report:
 
     def __init__(
         self,
-        done: Sequence[Done],
+        parameters: Sequence[Plan],
+        buffers: Sequence[Plan],
+        forms: Sequence[Form],
         seed: int,
         warnings: Sequence[str],
         module: nn.Module,
         held: Held,
         make_manifest: Callable[[Report], dict[str, Any]],
     ) -> None:
-        self._done = list(done)
+        self._parameters = parameters
+        self._buffers = buffers
+        self._forms = forms
         self._records: tuple[Record, ...] | None = None
         self._make_manifest = make_manifest
         self.seed = seed
@@ -130,22 +126,22 @@ class Report:
         self.versions = versions(held)
 
     @property
-    def done(self) -> Sequence[Done]:
-        """The plans and what they were carried out on, buffers included."""
-        return self._done
+    def plans(self) -> Sequence[Plan]:
+        """What was carried out, on buffers as well."""
+        return [*self._parameters, *self._buffers]
 
     @property
     def records(self) -> tuple[Record, ...]:
         """One for each parameter, in the model's order."""
         if self._records is None:
-            self._records = tuple(_record(one) for one in self._done if not one.is_buffer)
+            self._records = tuple(map(_record, self._parameters, self._forms))
         return self._records
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
 
     def __len__(self) -> int:
-        return sum(not one.is_buffer for one in self._done)
+        return len(self._parameters)
 
     def __getitem__(self, place: int | str) -> Record:
         """The record at a place, or that of a name."""
@@ -194,8 +190,7 @@ def versions(held: Held) -> dict[str, int]:
     return {name: version for name, version in pairs if version is not None}
 
 
-def _record(one: Done) -> Record:
-    plan, form, _ = one
+def _record(plan: Plan, form: Form) -> Record:
     why = plan.why
     shape = form.shape if why.part is None else why.part.shape
     resolved = why.resolved or _told(plan.steps)

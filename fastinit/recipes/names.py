@@ -6,13 +6,15 @@ and the walk over a module with names that know nothing of them. Must not know r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.nn.utils.parametrize import ParametrizationList
+
+from fastinit._fill.extension import native
 
 # Children by which a wrapper holds the module that it wraps. Nobody else uses these names.
 _WRAPPED = frozenset(
@@ -138,27 +140,29 @@ def walk(root: nn.Module) -> Iterator[Site]:
         module = site.link[0]
         held = module._modules
         if held:
-            stack.extend(reversed(list(_children(site, module, held))))
+            stack += _children(site, module, held)[::-1]
         yield site
 
 
-def _children(site: Site, module: nn.Module, held: dict[str, Any]) -> Iterator[Site]:
+def _children(site: Site, module: nn.Module, held: dict[str, Any]) -> list[Site]:
     name, template, link, blocks = site
     dot = name + "." if name else ""
     dotted = template + "." if template else ""
     numbered = dotted + _DIGIT
     listed = _block_list(site, module, held)
+    found = []
     for step, child in held.items():
         if child is None:
             continue
         own = (child, link)
         if step.isdigit():
             inside = (*blocks, Block(listed, int(step))) if listed is not None else blocks
-            yield Site(dot + step, numbered, own, inside)
+            found.append(Site(dot + step, numbered, own, inside))
         elif is_wrapper_step(module, step):
-            yield Site(name, template, own, blocks)
+            found.append(Site(name, template, own, blocks))
         else:
-            yield Site(dot + step, dotted + step, own, blocks)
+            found.append(Site(dot + step, dotted + step, own, blocks))
+    return found
 
 
 def _block_list(site: Site, module: nn.Module, held: dict[str, Any]) -> BlockList | None:
@@ -182,7 +186,8 @@ class Found(NamedTuple):
     """A parameter in the walk.
 
     parametrized means that the module computes the tensor of this name, and that `parameter` is
-    what it computes it from, of another shape perhaps.
+    what it computes it from, of another shape perhaps. kind is equal for parameters of one call of
+    `parameters_of` that have the same shape, dtype and device.
     """
 
     name: str
@@ -191,23 +196,42 @@ class Found(NamedTuple):
     parameter: Tensor
     shape: torch.Size
     parametrized: bool
+    kind: Hashable = None
 
 
-def parameters_of(site: Site) -> Iterator[Found]:
-    """The parameters of this very module, with their bare names; lazy ones too."""
+def parameters_of(sites: Iterable[Site]) -> list[Found]:
+    """The parameters of modules, with their bare names; lazy ones too."""
+    places = [place for site in sites for place in _places(site)]
+    firsts = native.first_alike([place[3] for place in places])
+    shapes = {at: _shape(places[at][3]) for at in set(firsts)}
+    return [
+        Found(name, local, site, parameter, shapes[at], False, at)
+        if shape is None
+        else Found(name, local, site, parameter, shape, True, (at, shape))
+        for (name, local, site, parameter, shape), at in zip(places, firsts, strict=True)
+    ]
+
+
+# A name, the name in the module, the module, the tensor, and the shape if it is another.
+_Place: TypeAlias = tuple[str, str, Site, Tensor, torch.Size | None]
+
+
+def _places(site: Site) -> list[_Place]:
     module = site.link[0]
-    if not module._parameters and "parametrizations" not in module._modules:
-        return
     dot = site.name + "." if site.name else ""
     told = isinstance(module, ParametrizationList)  # as a parameter of the module around it
-    for local, parameter in module._parameters.items():
-        if parameter is None or (told and local.startswith("original")):
-            continue
-        plain = type(parameter) is nn.Parameter or not is_lazy(parameter)
-        shape = parameter.shape if plain else torch.Size()
-        yield Found(dot + local, local, site, parameter, shape, False)
+    found: list[_Place] = [
+        (dot + local, local, site, parameter, None)
+        for local, parameter in module._parameters.items()
+        if parameter is not None and not (told and local.startswith("original"))
+    ]
     if "parametrizations" in module._modules:
-        yield from _parametrized(site, module, dot)
+        found += _parametrized(site, module, dot)
+    return found
+
+
+def _shape(parameter: Tensor) -> torch.Size:
+    return torch.Size() if is_lazy(parameter) else parameter.shape
 
 
 def is_lazy(parameter: Tensor) -> bool:
@@ -215,7 +239,7 @@ def is_lazy(parameter: Tensor) -> bool:
     return isinstance(parameter, UninitializedTensorMixin)
 
 
-def _parametrized(site: Site, module: nn.Module, dot: str) -> Iterator[Found]:
+def _parametrized(site: Site, module: nn.Module, dot: str) -> Iterator[_Place]:
     for local, stages in module.parametrizations.items():  # type: ignore[operator, union-attr]
         original = getattr(stages, "original", None)
         if original is None:  # several tensors; the module says what they make
@@ -225,4 +249,4 @@ def _parametrized(site: Site, module: nn.Module, dot: str) -> Iterator[Found]:
         else:
             shape = original.shape
         if isinstance(original, nn.Parameter):
-            yield Found(dot + local, local, site, original, shape, True)
+            yield dot + local, local, site, original, shape

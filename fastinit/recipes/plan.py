@@ -136,10 +136,9 @@ def _records(groups: list[Group], matching: Matching, resolver: Resolver) -> Ite
 def _tensors(sites: Iterable[Site]) -> list[Group]:
     """The parameters, each with all its places: ties have several."""
     groups: dict[int, Group] = {}
-    for site in sites:
-        for found in parameters_of(site):
-            at = id(found.parameter)
-            groups[at] = (*groups[at], found) if at in groups else (found,)
+    for found in parameters_of(sites):
+        at = id(found.parameter)
+        groups[at] = (*groups[at], found) if at in groups else (found,)
     return list(groups.values())
 
 

@@ -64,10 +64,7 @@ class Resolver:
         values = self._dimensions.values(found, needs.dimensions) if needs.dimensions else {}
         weight = _sibling(found) if needs.fans and len(found.shape) < 2 else None
         padding = module.__dict__.get("padding_idx") if found.local == "weight" else None
-        key = (
-            match, found.shape, found.parameter.dtype, type(module), weight, padding,
-            tuple(values.values()),
-        )  # fmt: skip
+        key = (match, found.kind, type(module), weight, padding, *values.values())
         settled = self._settled.get(key)
         if settled is None:
             try:
