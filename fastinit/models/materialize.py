@@ -231,9 +231,10 @@ def _carry_out(held: Held, plans: Plans, progress: Progress) -> list[Form]:
     work: list[Work] = []
     names: list[str] = []
     for plan, tensor, form in zip(plans.parameters, tensors, forms, strict=True):
-        if plan.steps and not plan.parametrized and 0 not in form.shape:
-            work.append((plan.steps, pieces_of(tensor)))
-            names.append(plan.name)
+        name, steps, _, _, parametrized = plan
+        if steps and not parametrized and 0 not in form.shape:
+            work.append((steps, pieces_of(tensor)))
+            names.append(name)
     written = 0
     try:
         for part in in_parts(work, _bytes, progress):

@@ -53,7 +53,7 @@ def make_plans(
         RuntimeError: buffers on meta that no code of the model computes.
     """
     found = plan_sites(module, held.sites, resolve_recipe(recipe), strict)
-    left = [record for record in found if isinstance(record.initializer, Native)]
+    left = [record for record in found if isinstance(record.settled.initializer, Native)]
     own = {record.name for record in left}
     by_code = NativePlan([], [], [], [], Told())
     if own or any(buffer.is_meta for buffer in tensors_at(held.buffers)):
@@ -67,7 +67,7 @@ def make_plans(
     drawn = []
     keys = words_of_names(Key(seed), [record.key for record in found])
     for record, words in zip(found, keys, strict=True):
-        if record.name not in own:
+        if not own or record.name not in own:
             plans.parameters.append(_planned(record, words))
             continue
         for name in _written(record, told):

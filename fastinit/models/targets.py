@@ -53,9 +53,10 @@ def refuse(module: nn.Module) -> tuple[Held, list[str]]:
     tensors = [*tensors_at(held.parameters), *tensors_at(held.buffers)]
     addresses = native.addresses(tensors)
     lazy, bare, meta = [], [], []
-    for at, (tensor, address) in enumerate(zip(tensors, addresses, strict=True)):
+    for at, address in enumerate(addresses):
         if address:  # the rule
             continue
+        tensor = tensors[at]
         if tensor.is_meta:
             meta.append(names[at])
         if is_lazy(tensor):

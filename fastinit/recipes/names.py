@@ -90,7 +90,7 @@ class BlockList:
         inner = [child for child in inner if not isinstance(child, nn.Identity)]
         self.indices = [int(key) for key in children]
         self.keyed = isinstance(link[0], nn.ModuleDict)  # so that some can be taken out
-        self.kinds = {written_type(type(child)) for child in inner}
+        self.kinds = set(map(written_type, set(map(type, inner))))
         self.leaves = not any(child._modules for child in inner)
         self.config = nearest(link, "config")
 

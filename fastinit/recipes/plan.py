@@ -105,7 +105,7 @@ def _plan(module: nn.Module, groups: list[Group], recipe: RuleBook, strict: bool
         raise ValueError("the recipe does not fit the module:\n" + "\n".join(problems))
     resolver = Resolver(recipe.rules, _dimensions(module, recipe, groups, matching))
     records = tuple(_records(groups, matching, resolver))
-    told = [one for one in records if not isinstance(one.initializer, Native)]
+    told = [one for one in records if not isinstance(one.settled.initializer, Native)]
     return Plan(records, (*problems, *warnings, *remarks(told)))
 
 

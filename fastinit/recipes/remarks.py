@@ -122,6 +122,8 @@ def _shared_bounds(shared: dict[float, list[Record]]) -> list[str]:
 def _scaled_by_depth(told: Sequence[Record]) -> list[str]:
     """What the scale of the writes to the residual stream is on, and what it is not on."""
     told = [record for record in told if record.role is not None]
+    if not any(record.role in _READING for record in told):
+        return []
     layers = [record.layer for record in told if record.layer is not None]
     if not layers:
         return []
