@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -87,15 +88,13 @@ OPERATORS: dict[str, tuple[Callable[..., Law], int]] = {
 
 def fill(batch: Sequence[tuple[Tensor, Law, Words]]) -> None:
     """Fill tensors of one device that share no memory, in one call."""
-    tensors = [tensor for tensor, _, _ in batch]
-    laws = [law for _, law, _ in batch]
-    columns = [list(column) for column in zip(*laws, strict=True)][:5]
-    key = [word for _, _, words in batch for word in words]
+    tensors, laws, words = zip(*batch, strict=True)
+    *numbers, regions = map(list, zip(*laws, strict=True))
     region: list[Any] = [None, None]
-    if any(law.region is not None for law in laws):
-        regions = [_rectangle(tensor, law) for tensor, law in zip(tensors, laws, strict=True)]
-        region = [[n for part in regions for n in part[side]] for side in (0, 1)]
-    native.multi_fill_(tensors, *columns, key, *region)
+    if any(regions):
+        rectangles = list(map(_rectangle, tensors, laws))
+        region = [[n for part in rectangles for n in part[side]] for side in (0, 1)]
+    native.multi_fill_(list(tensors), *numbers, list(chain.from_iterable(words)), *region)
 
 
 def _rectangle(tensor: Tensor, law: Law) -> Region:
