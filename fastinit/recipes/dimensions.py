@@ -7,6 +7,7 @@ know laws.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias, TypeGuard
 
 from torch import nn
@@ -65,7 +66,7 @@ class Dimensions:
 
     Args:
         root: the model.
-        lists: all lists of blocks in it.
+        lists: tells all lists of blocks in it.
         embeddings: the widths of its token embeddings.
         depth, width, head_dim: what the recipe says of them.
         layers: the pattern that names the lists whose blocks count; None leaves it to this class.
@@ -74,7 +75,7 @@ class Dimensions:
     def __init__(
         self,
         root: nn.Module,
-        lists: Sequence[BlockList],
+        lists: Callable[[], Sequence[BlockList]],
         embeddings: Callable[[], frozenset[int]],
         *,
         depth: Given,
@@ -85,10 +86,14 @@ class Dimensions:
         self._root = root
         self._embeddings = embeddings
         self._given = {"depth": depth, "width": width, "head_dim": head_dim}
-        self._counting = [found for found in lists if _counts(found)]
+        self._lists = lists
         self._named = glob(layers) if layers is not None else None
         self._layers = layers
         self._depths: dict[int, float] = {}
+
+    @cached_property
+    def _counting(self) -> list[BlockList]:
+        return [found for found in self._lists() if _counts(found)]
 
     def values(self, found: Found, names: frozenset[str]) -> dict[str, float]:
         """The values of these variables for a parameter.

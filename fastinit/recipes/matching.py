@@ -124,14 +124,11 @@ class Matching:
         """
         if self._disagreements:
             raise ValueError("\n".join(self._disagreements) + "\ngive both names one rule")
-        places: dict[tuple[str, str], Found] = {}
-        for group in self._groups:
-            places.setdefault((group[0].site.template, group[0].local), group[0])
-        names = {template_of(found.name): found for found in places.values()}
-        found = [*self._uncovered(most), *self._matching_nothing(names)]
-        return found, self._shadowed()
+        return [*self._uncovered(most), *self._matching_nothing()], self._shadowed()
 
     def _uncovered(self, most: int) -> list[str]:
+        if None not in self._used:
+            return []
         pairs = zip(self._groups, self.matches, strict=True)
         counts: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for group, match in pairs:
@@ -152,11 +149,15 @@ class Matching:
         tail = f"  the rules speak of: {asked}; Keep() says that values are there already"
         return ["\n".join([head, *lines[:most], *more, tail])]
 
-    def _matching_nothing(self, places: dict[str, Found]) -> list[str]:
+    def _matching_nothing(self) -> list[str]:
+        rules = [
+            rule
+            for at, rule in enumerate(self._rules)
+            if not (at in self._used or rule.optional or self._fits_any(at))
+        ]
         lines = []
-        for at, rule in enumerate(self._rules):
-            if at in self._used or rule.optional or self._fits_any(at):
-                continue
+        places = self._places() if rules else {}
+        for rule in rules:
             near = get_close_matches(rule.text, places, n=3, cutoff=_NEAR)
             near = near or _sharing_a_step(rule.text, places)
             names = [places[name].name for name in near]
@@ -164,6 +165,13 @@ class Matching:
             word = "nearest names" if names else "the module has"
             lines.append(f"the rule {rule.text!r} matches nothing; {word}: {nearest}")
         return lines
+
+    def _places(self) -> dict[str, Found]:
+        """The first parameter of each template."""
+        places: dict[tuple[str, str], Found] = {}
+        for group in self._groups:
+            places.setdefault((group[0].site.template, group[0].local), group[0])
+        return {template_of(found.name): found for found in places.values()}
 
     def _shadowed(self) -> list[str]:
         return [

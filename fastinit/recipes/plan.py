@@ -173,11 +173,9 @@ def _some(names: list[str]) -> str:
 def _dimensions(
     module: nn.Module, recipe: RuleBook, groups: list[Group], matching: Matching
 ) -> Dimensions:
-    lists: dict[int, BlockList] = {}
-    for group in groups:
-        for found in group:
-            for block in found.site.blocks:
-                lists[id(block.list)] = block.list
+    def lists() -> list[BlockList]:
+        every = (block.list for group in groups for found in group for block in found.site.blocks)
+        return list({id(one): one for one in every}.values())
 
     def widths() -> frozenset[int]:
         pairs = zip(groups, matching.matches, strict=True)
@@ -185,7 +183,7 @@ def _dimensions(
 
     return Dimensions(
         module,
-        list(lists.values()),
+        lists,
         widths,
         depth=recipe.depth,
         width=recipe.width,
