@@ -21,6 +21,7 @@ from torch.nn import init
 from torch.nn.parameter import Buffer, UninitializedBuffer, UninitializedParameter
 
 import fastinit
+from fastinit._fill.extension import native
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # prototypes and deprecations of torch's own
 
@@ -350,3 +351,25 @@ def test_types_of_torch_are_what_they_are_without(name: str) -> None:
     assert_alike(outcome(run, fastinit.deferred(seed=SEED)), patched)
     assert_alike(outcome(run, fastinit.keyed(SEED), fastinit.patch()), patched)
     assert_alike(outcome(run, fastinit.keyed(SEED), fastinit.deferred()), patched)
+
+
+def test_what_tensors_are_asked_in_one_call() -> None:
+    """As Python tells of each: where it is, which is the first like it, how often it changed."""
+    with torch.inference_mode():
+        inference = torch.zeros(2, 3)
+    tensors = [
+        torch.zeros(2, 3),
+        torch.zeros(3, 2),
+        torch.zeros(2, 3).add_(1).mul_(2),
+        torch.zeros(2, 3, dtype=torch.float64),
+        torch.zeros(2, 3, device="meta"),
+        torch.zeros(0),
+        torch.eye(2).to_sparse(),
+        inference,
+    ]
+    forms = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+    assert native.first_alike(tensors) == [forms.index(form) for form in forms]
+    plain = [tensor.is_cpu and tensor.layout is torch.strided for tensor in tensors]
+    expected = [one.data_ptr() if yes else 0 for one, yes in zip(tensors, plain, strict=True)]
+    assert native.addresses(tensors) == expected and all(expected[:4]) and not any(expected[4:7])
+    assert native.versions(tensors) == [*(tensor._version for tensor in tensors[:-1]), None]
