@@ -28,7 +28,7 @@ with torch.device("meta"):
 fastinit.materialize_(small, "cpu", recipe, seed=0, dtype=dtype)
 fastinit.fingerprint(small)
 with torch.device("meta"):
-    model = nn.Sequential(*(nn.Linear(1500, 1500) for _ in range(10)))
+    model = nn.Sequential(*(nn.Linear(3000, 3000) for _ in range(4)))
 begin = peak()
 if sys.argv[3] == "ours":
     fastinit.materialize_(model, "cpu", recipe, seed=0, dtype=dtype)
@@ -40,7 +40,7 @@ filled = peak()
 fastinit.fingerprint(model)
 print(sum(p.numel() for p in model.parameters()) * dtype.itemsize, filled - begin, peak() - filled)
 """
-SMALL = 8 << 20  # some panels, and Python's objects; a layer more would be 9 MB in float32
+SMALL = 16 << 20  # some panels, and Python's objects; a layer more would be 36 MB in float32
 
 
 def used(recipe: str, dtype: str, way: str) -> tuple[int, int, int]:
