@@ -40,6 +40,8 @@ LEFT_OUT = [
     "training",
     "patch_models",
     "statistics",
+    "orthogonal_law",
+    "models_sharded",
 ]
 
 
