@@ -158,13 +158,13 @@ template <class S>
 FASTINIT_HD Twice<S, double> load_wide(const double* from) {
   Twice<S, double> sum;
   sum.high = from[0];
-  if constexpr (sum.kWords == 2) sum.low = from[1];
+  if constexpr (Twice<S, double>::kWords == 2) sum.low = from[1];
   return sum;
 }
 template <class S>
 FASTINIT_HD void store_wide(double* to, const Twice<S, double>& sum) {
   to[0] = sum.high;
-  if constexpr (sum.kWords == 2) to[1] = sum.low;
+  if constexpr (Twice<S, double>::kWords == 2) to[1] = sum.low;
 }
 
 // The number of a thread block as that of a matrix and of a tile in it.
