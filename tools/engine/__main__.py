@@ -2,9 +2,11 @@
 
     python -m tools.engine plain contract address thread clang
     python -m tools.engine aarch64 riscv64            # cross-compiled, run by qemu-user
+    python -m tools.engine fuzz --seconds 600         # what libFuzzer thinks of
 
 Compiles engine.cpp, csrc/cpu and the emulated kernels, has them make the fills of
-tests/vectors/golden.json, and compares their digests. Exits with 1 if one is wrong.
+tests/vectors/golden.json, and compares their digests; of fuzz.cpp, whose fills nobody has recorded,
+asks that all ways to make them agree. Exits with 1 if one is wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +31,7 @@ from tools.engine import cases
 ROOT = Path(__file__).parents[2]
 FLAGS = ["-std=c++20", "-ffp-contract=off", "-fwrapv", "-Wno-psabi", "-g0", "-pthread"]
 # Debug information and the inlining of -O3 make sanitized templates take minutes each.
+INPUT_BYTES = 512  # of libFuzzer; a fill takes some 150
 SANITIZED = ["-O1", "-fno-var-tracking"]
 
 
@@ -37,6 +42,7 @@ class Build(NamedTuple):
     flags: Sequence[str]
     runner: Sequence[str] = ()
     environment: Mapping[str, str] = MappingProxyType({})
+    main: str = "engine.cpp"
 
 
 def cross(processor: str) -> Build:
@@ -60,6 +66,11 @@ BUILDS = {
         environment={"TSAN_OPTIONS": "halt_on_error=1"},
     ),
     "clang": Build("clang++", ["-O1"]),
+    "fuzz": Build(
+        "clang++",
+        ["-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"],
+        main="fuzz.cpp",
+    ),
     "aarch64": cross("aarch64"),
     "riscv64": cross("riscv64"),
 }
@@ -67,7 +78,7 @@ BUILDS = {
 
 def compile_program(name: str, build: Build, folder: Path, jobs: int) -> Path:
     """The program, from objects made side by side."""
-    sources = [Path(__file__).with_name("engine.cpp"), ROOT / "csrc/cuda/emulate.cpp"]
+    sources = [Path(__file__).with_name(build.main), ROOT / "csrc/cuda/emulate.cpp"]
     sources += sorted((ROOT / "csrc/cpu").glob("*.cpp"))
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +107,40 @@ def digests(output: bytes) -> list[str]:
     return found
 
 
+def fuzz(name: str, program: Path, options: argparse.Namespace) -> bool:
+    """Whether libFuzzer found nothing; what it did find is kept where the program is."""
+    corpus = program.parent / "corpus"  # of earlier runs too
+    corpus.mkdir(exist_ok=True)
+    for seed in range(64):  # from nothing it takes long to come to inputs that say something
+        (corpus / f"random{seed}").write_bytes(random.Random(seed).randbytes(INPUT_BYTES))
+    run = subprocess.run(
+        [
+            program,
+            corpus,
+            f"-max_total_time={options.seconds}",
+            f"-max_len={INPUT_BYTES}",
+            "-len_control=0",
+            "-timeout=60",
+            "-print_final_stats=1",
+            f"-artifact_prefix={program.parent}/",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    count = re.search(r"number_of_executed_units: (\d+)", run.stderr)
+    if run.returncode != 0 or count is None:
+        print(f"{name:<10} FAILED (exit {run.returncode})\n{run.stderr[-6000:]}", flush=True)
+        return False
+    covered = re.findall(r"cov: (\d+)", run.stderr)
+    print(
+        f"{name:<10} {count[1]} inputs in {options.seconds} s, {covered[-1]} edges of the program "
+        "taken; nothing wrong",
+        flush=True,
+    )
+    return True
+
+
 def check(name: str, build: Build, options: argparse.Namespace) -> bool:
     """Whether the program of a build makes the recorded digests; says what it did."""
     missing = [tool for tool in (build.compiler, *build.runner) if shutil.which(tool) is None]
@@ -105,6 +150,8 @@ def check(name: str, build: Build, options: argparse.Namespace) -> bool:
     began = time.monotonic()
     program = compile_program(name, build, options.work, options.jobs)
     built = time.monotonic()
+    if name == "fuzz":
+        return fuzz(name, program, options)
     chosen = [(line, case) for case in cases.golden() if (line := cases.line(case))]
     chosen = chosen[:: options.every]
     run = subprocess.run(
@@ -139,6 +186,7 @@ def main() -> int:
     )
     parser.add_argument("builds", nargs="+", choices=BUILDS, metavar=f"{{{','.join(BUILDS)}}}")
     parser.add_argument("--every", type=int, default=1, help="take every n-th fill")
+    parser.add_argument("--seconds", type=int, default=60, help="how long libFuzzer goes on")
     parser.add_argument("--strict", action="store_true", help="fail where a compiler is missing")
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("MAX_JOBS", "2")))
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "engine")
