@@ -15,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs dist bench quality engine processors instructions gpu clean
+.PHONY: help venv demo test sweep lint docs dist bench quality engine processors sanitize instructions gpu clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -87,8 +87,20 @@ quality: venv ## build in place, and a minute of TestU01, PractRand and laws at 
 	$(BIN)/python -m tools.quality short
 
 # These two need no torch: a compiler, and for the second g++ for the others and qemu-user.
-engine: ## the engine's digests by g++ and clang, and under sanitizers; a quarter of an hour
-	$(PYTHON) -m tools.engine plain contract address thread clang
+engine: ## the engine's digests by g++ and clang, under sanitizers, and fuzzed; half an hour
+	$(PYTHON) -m tools.engine plain contract address thread clang fuzz
+
+# Address space without a limit, fresh memory and its size are what tests of memory look at and what
+# AddressSanitizer takes for itself. libstdc++ comes with it, so that the exceptions it looks for are
+# those of the extension; Python's own memory is not looked for leaks.
+SANITIZED := .venv-sanitize
+sanitize: ## the CPU tests, the extension under AddressSanitizer and UndefinedBehaviorSanitizer; an hour
+	$(MAKE) venv VENV=$(SANITIZED)
+	FASTINIT_CUDA=0 FASTINIT_SANITIZE=1 $(SANITIZED)/bin/pip install --quiet --no-build-isolation ".[test]"
+	cd tests && \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0 OMP_WAIT_POLICY=passive \
+	  ../$(SANITIZED)/bin/pytest -m "not timed" $(PYTEST)
 
 processors: ## the engine's digests on aarch64 and riscv64, under qemu-user
 	$(PYTHON) -m tools.engine aarch64 riscv64
@@ -132,6 +144,6 @@ gpu: ## build with CUDA, run the CUDA tests and the CUDA benchmark, write to RES
 	test -z "$$failed" || { echo "FAILED:$$failed" >&2; exit 1; }
 
 clean: ## remove what was built, and the virtual environments
-	rm -rf build dist docs/_build *.egg-info fastinit/_C*.so .venv .venv-gpu .ci-venv gpu-results
+	rm -rf build dist docs/_build *.egg-info fastinit/_C*.so .venv .venv-gpu $(SANITIZED) .ci-venv gpu-results
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,7 @@ Owns every decision about the build: which sources, flags, toolkit and GPU archi
 this machine has a GPU plays no part: an image built without one must serve machines that have one.
 
 FASTINIT_CUDA: 1 demands CUDA, 0 leaves it out, auto (the default) takes it where it can be built.
+FASTINIT_SANITIZE: 1 for AddressSanitizer and UndefinedBehaviorSanitizer; see `make sanitize`.
 TORCH_CUDA_ARCH_LIST: other GPU architectures than the default ones, in torch's notation.
 MAX_JOBS: how many compilers may run at a time.
 """
@@ -37,6 +38,15 @@ CXX_FLAGS = [
     "-fopenmp",
     "-Wno-psabi",
     "-g0",
+]
+# -O3's inlining makes sanitized templates take minutes each; vptr would need the type information
+# of classes that torch hides.
+SANITIZER_FLAGS = [
+    "-O1",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize=vptr",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
 ]
 NVCC_FLAGS = [
     "-O3",
@@ -154,9 +164,10 @@ def build_macros(toolkit: Toolkit | None) -> list[str]:
     ]
 
 
-def build_directory(torch_version: str, toolkit: Toolkit | None) -> str:
+def build_directory(torch_version: str, toolkit: Toolkit | None, sanitized: bool = False) -> str:
     """One for each flavour, so that none links another's object files."""
-    return f"build/torch{torch_version}-{f'cuda{toolkit.version}' if toolkit else 'cpu'}"
+    backend = f"cuda{toolkit.version}" if toolkit else "cpu"
+    return f"build/torch{torch_version}-{backend}{'-sanitized' if sanitized else ''}"
 
 
 def find_files(pattern: str) -> list[str]:
@@ -164,14 +175,15 @@ def find_files(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
 
 
-def make_extension(toolkit: Toolkit | None) -> Any:
+def make_extension(toolkit: Toolkit | None, sanitized: bool) -> Any:
     """The one extension module, fastinit._C."""
     if toolkit is not None:
         os.environ["CUDA_HOME"] = str(toolkit.root)
         os.environ["TORCH_CUDA_ARCH_LIST"] = toolkit.architectures
     from torch.utils import cpp_extension
 
-    flags = {"cxx": CXX_FLAGS + build_macros(toolkit)}
+    sanitizers = SANITIZER_FLAGS if sanitized else []
+    flags = {"cxx": CXX_FLAGS + build_macros(toolkit) + sanitizers}
     sources = find_files("**/*.cpp")
     make: Any = cpp_extension.CppExtension
     if toolkit is not None:
@@ -182,7 +194,13 @@ def make_extension(toolkit: Toolkit | None) -> Any:
         make = cpp_extension.CUDAExtension
     # What the sources of this flavour include, or what another flavour compiles.
     others = [path for kind in ("h", "cuh", "cu") for path in find_files(f"**/*.{kind}")]
-    return make("fastinit._C", sources, depends=others, extra_compile_args=flags)
+    return make(
+        "fastinit._C",
+        sources,
+        depends=others,
+        extra_compile_args=flags,
+        extra_link_args=sanitizers,
+    )
 
 
 def main() -> None:
@@ -205,13 +223,14 @@ def main() -> None:
     # Ninja is found also where a virtual environment is used without being activated.
     os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
     toolkit = choose_toolkit(os.environ, version, torch.version.cuda, find_files("cuda/*.cu"))
-    extension = make_extension(toolkit)
+    sanitized = os.environ.get("FASTINIT_SANITIZE") == "1"
+    extension = make_extension(toolkit, sanitized)
     from torch.utils.cpp_extension import BuildExtension
 
     setup(
         ext_modules=[extension],
         cmdclass={"build_ext": BuildExtension},
-        options={"build": {"build_base": build_directory(version, toolkit)}},
+        options={"build": {"build_base": build_directory(version, toolkit, sanitized)}},
     )
 
 

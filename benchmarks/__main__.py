@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def measure(case: Case, clock: Clock, plan: Plan) -> Result:
         "elements": case.elements,
         "bytes": case.bytes,
         "baseline": case.baseline,
+        "malloc": os.environ.get("GLIBC_TUNABLES"),
         "contenders": {
             name: {"seconds": [float(f"{s:.4g}") for s in seconds], **metrics[name]}
             for name, seconds in samples.items()
@@ -61,6 +63,23 @@ def measure(case: Case, clock: Clock, plan: Plan) -> Result:
     }
     result["goals"] = [judge(goal, result) for goal in case.goals]
     return result
+
+
+def renewed(document: Result, path: Path) -> Result:
+    """The document of an earlier run, with the cases of this one in place of those of that name."""
+    earlier, about = report.load(path), document["machine"]
+    fresh = {
+        (case["name"], case["threads"]): {**case, "renewed": about["date"]}
+        for case in document["cases"]
+    }
+    cases = [fresh.pop((case["name"], case["threads"]), case) for case in earlier["cases"]]
+    machine = earlier["machine"]
+    packages = {**machine["packages"], **about["packages"]}
+    return {
+        **earlier,
+        "machine": {**machine, "packages": packages},
+        "cases": [*cases, *fresh.values()],
+    }
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,13 +115,16 @@ def run(options: argparse.Namespace) -> int:
         except WrongResultError as error:
             print(f"  refused, not timed: {error}", file=sys.stderr, flush=True)
             document["refused"].append({"name": case.name, "refused": str(error)})
-        if path:  # after each case: a run may be cut short
+        if path and not options.renew:  # after each case: a run may be cut short
             path.write_text(json.dumps(document, indent=1) + "\n")
     print(report.rates(document))
     if options.goals:
         print("\n" + report.goals(document))
     if options.quick:
         print("\nquick: small sizes, two rounds; these figures mean nothing", file=sys.stderr)
+    if path and options.renew:
+        document = renewed(document, path)
+        path.write_text(json.dumps(document, indent=1) + "\n")
     if path:
         figures.draw(document, path)
         print(f"\nwrote {path} and the figures beside it", file=sys.stderr)
@@ -133,6 +155,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, metavar="FOLDER", help="write the results file and the plot there"
     )
     running.add_argument(
+        "--renew",
+        action="store_true",
+        help="keep what the results file in FOLDER has of other cases",
+    )
+    running.add_argument(
         "--publish",
         action="store_true",
         help="write to benchmarks/results and renew the tables of README.md",
@@ -149,6 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
             figures.draw(report.load(path), path)
         report.write_readme(HERE / "README.md", HERE / "results")
         return 0
+    if options.renew and not options.output:
+        parser.error("--renew goes with --output")
     if options.publish:
         if options.quick or options.select or options.output:
             parser.error("--publish goes with a full run: no --quick, --select or --output")

@@ -143,6 +143,21 @@ def intel_mkl(case: TensorCase, tensor: Tensor) -> Call | None:
     return lambda: tensor.copy_(torch.from_numpy(draw()))
 
 
+def jax_compiled(case: TensorCase, tensor: Tensor) -> Call | None:
+    """JAX draws into an array of its own, by compiled code that takes all cores; copied over."""
+    jax = optional("jax")
+    if jax is None or tensor.dtype != torch.float32 or case.threads == 1:
+        return None
+    law, shape, key = case.law, case.shape, jax.random.key(0)
+    if type(law) is Normal:
+        draw = jax.jit(lambda key: law.mean + law.std * jax.random.normal(key, shape))
+    elif type(law) is Uniform:
+        draw = jax.jit(lambda key: jax.random.uniform(key, shape, minval=law.low, maxval=law.high))
+    else:
+        return None
+    return lambda: tensor.copy_(torch.from_dlpack(draw(key).block_until_ready()))
+
+
 PEERS: dict[str, Factory] = {
     STOCK: stock,
     OURS: ours,
@@ -151,6 +166,7 @@ PEERS: dict[str, Factory] = {
     "NumPy SFC64": partial(numpy_with, "SFC64"),
     "NumPy Philox": partial(numpy_with, "Philox"),
     "mkl_random": intel_mkl,
+    "JAX": jax_compiled,
 }
 
 

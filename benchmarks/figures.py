@@ -17,7 +17,7 @@ from benchmarks.goals import ratio
 Result = dict[str, Any]
 OURS, THEIRS = "#0b6e99", "#b9bec5"
 STOCK, CONSTRUCTOR = "torch.nn.init", "stock constructor"
-OUR_CONTENDERS = {"fastinit", "patched", "deferred"}
+LARGE_BYTES = 1e9
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,25 @@ def functions(document: Result) -> list[Bar]:
 
 
 def models(document: Result) -> list[Bar]:
-    """Seconds of whole constructors."""
+    """Seconds of the constructors of models of gigabytes."""
+    return _constructors(document, large=True)
+
+
+def architectures(document: Result) -> list[Bar]:
+    """Seconds of the constructors of models of common size."""
+    return _constructors(document, large=False)
+
+
+def _constructors(document: Result, large: bool) -> list[Bar]:
+    """Of each model stock's and the fastest of ours; the tables have the others."""
     bars = []
     for case in document["cases"]:
-        if case["baseline"] != CONSTRUCTOR:
+        if case["baseline"] != CONSTRUCTOR or large != (case["bytes"] > LARGE_BYTES):
             continue
-        for name in case["contenders"]:
-            seconds = _seconds(case, name)
-            way = "stock" if name == CONSTRUCTOR else name
-            label = f"{_short(case['name'])}, {way}"
-            bars.append(Bar(label, seconds, f"{seconds:.2g} s", name in OUR_CONTENDERS))
+        seconds = {name: _seconds(case, name) for name in case["contenders"]}
+        stock, best = seconds.pop(CONSTRUCTOR), min(seconds, key=lambda name: seconds[name])
+        bars.append(Bar(_short(case["name"]), stock, _duration(stock), False))
+        bars.append(Bar(best, seconds[best], _duration(seconds[best]), True))
     return bars
 
 
@@ -94,7 +103,8 @@ Drawing = tuple[str, str, bool, Callable[[Result], list[Bar]]]
 DRAWINGS: Sequence[Drawing] = (
     ("overview", "times as fast as stock", True, overview),
     ("functions", "times as fast as torch.nn.init", True, functions),
-    ("models", "seconds for the constructor", False, models),
+    ("models", "seconds for the constructor, stock's in grey", False, models),
+    ("architectures", "seconds for the constructor, stock's in grey", False, architectures),
     ("peers", "million normal values a second, float32", False, peers),
 )
 
@@ -105,7 +115,7 @@ def _short(name: str) -> str:
     name = name.replace("2048x2048", "2048 x 2048").replace("16x16", "16 x 16")
     if name.startswith("LlamaForCausalLM"):
         return "Llama, bfloat16" if "bfloat16" in name else "Llama"
-    return name
+    return name.removeprefix("timm ").removeprefix("transformers ")
 
 
 def _seconds(case: Result, contender: str) -> float:

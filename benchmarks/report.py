@@ -25,7 +25,7 @@ from benchmarks.goals import ratio
 
 Result = dict[str, Any]
 BEGIN, END = "<!-- results: begin, written by `python -m benchmarks` -->", "<!-- results: end -->"
-PACKAGES = ("torch", "numpy", "mkl_random", "transformers")
+PACKAGES = ("torch", "numpy", "mkl_random", "jax", "transformers")
 
 
 def machine() -> Result:
@@ -151,6 +151,12 @@ def section(document: Result, pictures: Sequence[str]) -> str:
         f"{about['stream_version']}), {packages}, Python {about['python']}; load average before "
         f"the run {about['load_before']}."
     )
+    for date in sorted({case["renewed"] for case in document["cases"] if "renewed" in case}):
+        again = [case for case in document["cases"] if case.get("renewed") == date]
+        setting = again[0]["malloc"]
+        under = f" with GLIBC_TUNABLES={setting}" if setting else ""
+        names = dict.fromkeys(case["name"] for case in again)
+        first += f"\n\nOf {date}{under}: {'; '.join(names)}."
     absent = [f"- refused, not timed: {c['name']}: {c['refused']}" for c in document["refused"]]
     absent += [f"- left out: {c['name']}: {c['reason']}" for c in document["left_out"]]
     absent = ["\n".join(absent)] if absent else []

@@ -215,6 +215,21 @@ def test_command_line_measures_and_writes_results(
     assert text.startswith("before\n") and text.endswith("after\n")
 
 
+def test_one_case_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["run", "--quick", "--output", str(tmp_path), "--select"]
+    assert command.main([*words, "float32 16x16"]) == 0
+    [path] = tmp_path.glob("*.json")
+    before = report.load(path)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=2")
+    assert command.main([*words, "trunc_normal_ float32 16x16", "sparse_", "--renew"]) == 0
+    kept, renewed, new = report.load(path)["cases"]
+    assert kept == before["cases"][0] and kept["malloc"] is None
+    assert renewed["name"] == before["cases"][1]["name"] and renewed["malloc"]
+    text = report.section(report.load(path), [])
+    assert f"Of {new['renewed']} with GLIBC_TUNABLES=glibc.malloc.hugetlb=2: trunc_normal_" in text
+
+
 def test_command_line_fails_on_a_wrong_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -238,7 +238,8 @@ def test_macros(build: ModuleType) -> None:
 
 def test_flavours_share_no_directory(build: ModuleType) -> None:
     toolkit = build.Toolkit(Path("/cuda"), "13.0", "8.0")
-    flavours = [("2.13.0+cpu", None), ("2.14.1", None), ("2.14.1", toolkit)]
+    cpu = "2.13.0+cpu"
+    flavours = [(cpu, None), (cpu, None, True), ("2.14.1", None), ("2.14.1", toolkit)]
     assert len({build.build_directory(*flavour) for flavour in flavours}) == len(flavours)
 
 
