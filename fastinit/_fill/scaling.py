@@ -27,6 +27,7 @@ from torch.overrides import has_torch_function_unary
 from fastinit._fill.dtensor import ops
 from fastinit._fill.extension import delegate, native
 from fastinit._fill.fans import (
+    KAIMING_MODES,
     Axes,
     FanArguments,
     ZeroScaleError,
@@ -97,7 +98,8 @@ def kaiming_uniform_(
     if tensor.numel() == 0 and nothing_to_fill(region):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    mode = kaiming_mode(mode)
+    if mode not in KAIMING_MODES:  # here, as a call for it takes a hundredth of a small fill
+        mode = kaiming_mode(mode)
     gain, name, slope = gain_arguments(nonlinearity, a)
     ops(tensor).variance_scaling_(
         tensor,
@@ -157,7 +159,8 @@ def kaiming_normal_(
     if tensor.numel() == 0 and nothing_to_fill(region):
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor
-    mode = kaiming_mode(mode)
+    if mode not in KAIMING_MODES:  # here, as a call for it takes a hundredth of a small fill
+        mode = kaiming_mode(mode)
     gain, name, slope = gain_arguments(nonlinearity, a)
     ops(tensor).variance_scaling_(
         tensor,
