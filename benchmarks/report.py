@@ -151,18 +151,17 @@ def section(document: Result, pictures: Sequence[str]) -> str:
         f"{about['stream_version']}), {packages}, Python {about['python']}; load average before "
         f"the run {about['load_before']}."
     )
+    notes = [f"- refused, not timed: {c['name']}: {c['refused']}" for c in document["refused"]]
+    notes += [f"- left out: {c['name']}: {c['reason']}" for c in document["left_out"]]
     for date in sorted({case["renewed"] for case in document["cases"] if "renewed" in case}):
         again = [case for case in document["cases"] if case.get("renewed") == date]
         setting = again[0]["malloc"]
         under = f" with GLIBC_TUNABLES={setting}" if setting else ""
         names = dict.fromkeys(case["name"] for case in again)
-        first += f"\n\nOf {date}{under}: {'; '.join(names)}."
-    absent = [f"- refused, not timed: {c['name']}: {c['refused']}" for c in document["refused"]]
-    absent += [f"- left out: {c['name']}: {c['reason']}" for c in document["left_out"]]
-    absent = ["\n".join(absent)] if absent else []
-    parts = [f"### torch {about['packages']['torch']}, {document['device']}", first, *absent]
+        notes.append(f"- of {date}{under}: {'; '.join(names)}")
+    parts = [f"### torch {about['packages']['torch']}, {document['device']}", first]
     parts += [f"![{Path(picture).stem.split('-')[-1]}]({picture})" for picture in pictures]
-    parts += [goals(document), rates(document)]
+    parts += [goals(document), rates(document), *(["\n".join(notes)] if notes else [])]
     return "\n\n".join(parts)
 
 

@@ -227,7 +227,7 @@ def test_one_case_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert kept == before["cases"][0] and kept["malloc"] is None
     assert renewed["name"] == before["cases"][1]["name"] and renewed["malloc"]
     text = report.section(report.load(path), [])
-    assert f"Of {new['renewed']} with GLIBC_TUNABLES=glibc.malloc.hugetlb=2: trunc_normal_" in text
+    assert f"of {new['renewed']} with GLIBC_TUNABLES=glibc.malloc.hugetlb=2: trunc_normal_" in text
 
 
 def test_command_line_fails_on_a_wrong_result(
