@@ -90,16 +90,15 @@ quality: venv ## build in place, and a minute of TestU01, PractRand and laws at 
 engine: ## the engine's digests by g++ and clang, under sanitizers, and fuzzed; half an hour
 	$(PYTHON) -m tools.engine plain contract address thread clang fuzz
 
-# Address space without a limit, fresh memory and its size are what tests of memory look at and what
-# AddressSanitizer takes for itself. libstdc++ comes with it, so that the exceptions it looks for are
-# those of the extension; Python's own memory is not looked for leaks.
+# libstdc++ comes with libasan, which otherwise finds none to take exceptions from; Python's own memory
+# is not searched for leaks; a request for more memory than there is fails, as it does without.
 SANITIZED := .venv-sanitize
 sanitize: ## the CPU tests, the extension under AddressSanitizer and UndefinedBehaviorSanitizer; an hour
 	$(MAKE) venv VENV=$(SANITIZED)
 	FASTINIT_CUDA=0 FASTINIT_SANITIZE=1 $(SANITIZED)/bin/pip install --quiet --no-build-isolation ".[test]"
 	cd tests && \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
-	  ASAN_OPTIONS=detect_leaks=0 OMP_WAIT_POLICY=passive \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 OMP_WAIT_POLICY=passive \
 	  ../$(SANITIZED)/bin/pytest -m "not timed" $(PYTEST)
 
 processors: ## the engine's digests on aarch64 and riscv64, under qemu-user
