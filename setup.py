@@ -175,7 +175,7 @@ def find_files(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
 
 
-def make_extension(toolkit: Toolkit | None, sanitized: bool) -> Any:
+def make_extension(toolkit: Toolkit | None, sanitized: bool = False) -> Any:
     """The one extension module, fastinit._C."""
     if toolkit is not None:
         os.environ["CUDA_HOME"] = str(toolkit.root)

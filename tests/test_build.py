@@ -255,6 +255,7 @@ def test_extension(build: ModuleType) -> None:
     flags = extension.extra_compile_args["cxx"]
     assert "-ffp-contract=off" in flags
     assert not [flag for flag in flags if "fast-math" in flag or flag.startswith("-march")]
+    assert not [flag for flag in flags + extension.extra_link_args if "sanitize" in flag]
     assert "--fmad=false" in build.NVCC_FLAGS
     assert not [flag for flag in build.NVCC_FLAGS if "fast" in flag or "ftz" in flag]
 
