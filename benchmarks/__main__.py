@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     if options.quick:
         print("\nquick: small sizes, two rounds; these figures mean nothing", file=sys.stderr)
     if path and options.renew:
-        document = renewed(document, path)
+        document = renewed(document, path) if path.exists() else document
         path.write_text(json.dumps(document, indent=1) + "\n")
     if path:
         figures.draw(document, path)

@@ -164,7 +164,7 @@ Bytes alone(FillSpec spec, int64_t i) {
   return Bytes(memory.data, memory.data + item);
 }
 
-// What the CUDA kernels make of two fills, or of one, of one table.
+// What the CUDA kernels make of two fills in one table has to be what each is by itself.
 void check_table(FillSpec first, FillSpec second, const Bytes& of_first, const Bytes& of_second,
                  int kind) {
   FillSpec specs[] = {first, second};

@@ -68,6 +68,7 @@ inline size_t item_size(DType dtype) {
       return 1;
   }
 }
+
 inline void on_threads(int64_t items, int64_t threads, const auto& run) {
   std::atomic<int64_t> next{0};
   const int64_t share = items / (3 * threads) + 1;  // cuts anywhere, not at a pack's edge
