@@ -93,11 +93,12 @@ def build_feeder(work: Path) -> Path:
     installed = build_testu01(work)
     program = work / "feed"
     sources = [*HERE.glob("*.cpp"), *HERE.glob("*.h"), *(HERE.parents[1] / "csrc/core").glob("*.h")]
+    sources.append(Path(__file__))
     changed = max(path.stat().st_mtime for path in sources)
     if not program.exists() or program.stat().st_mtime < changed:
         print("building the feeder", flush=True)
-        options: list[str | Path] = ["-std=c++20", "-O3", "-ffp-contract=off", "-Wno-psabi"]
-        options += ["-DWITH_TESTU01", f"-I{installed}/include"]
+        options: list[str | Path] = ["-std=c++20", "-O3", "-march=native", "-Wno-psabi"]
+        options += ["-ffp-contract=off", "-DWITH_TESTU01", f"-I{installed}/include"]
         libraries = [f"-L{installed}/lib", "-ltestu01", "-lprobdist", "-lmylib", "-lm"]
         made = work / f"feed.{changed}"  # a battery may be running the old one
         run([compiler(), *options, HERE / "feed.cpp", "-o", made, *libraries], work)
