@@ -143,6 +143,7 @@ def _anything(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _use(pending: Pending, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if pending:
+        pending.observe(func, args)
         pending.flush(_tensors(args))
         pending.flush(_tensors(kwargs.values()))
     return func(*args, **kwargs)

@@ -10,7 +10,7 @@ is `deferred`'s.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -116,6 +116,9 @@ class Pending:
         survives: bool = self._records.survives_write(tensor)
         return survives
 
+    def observe(self, func: Any, args: Sequence[Any]) -> None:
+        """Called ahead of an operator that may use what waits; of interest to who records."""
+
     def last_law(self, tensor: Tensor) -> Law | None:
         """The law of what was noted last, if it is a fill of exactly this tensor."""
         numbers = self._records.last(tensor)
@@ -182,11 +185,13 @@ def _record(
     solid: bool,
     what: Any,
 ) -> Record:
-    record = Record(Place(dtype, size, stride, offset), begin, end, solid)
+    place = Place(dtype, size, stride, offset)
     if isinstance(what, tuple):
         numbers, words = what
-        return record._replace(fill=(Law(*numbers), words))
-    return record._replace(**{"run" if callable(what) else "value": what})
+        return Record(place, begin, end, solid, fill=(Law(*numbers), words))
+    if callable(what):
+        return Record(place, begin, end, solid, run=what)
+    return Record(place, begin, end, solid, value=what)
 
 
 def _real() -> AbstractContextManager[None]:

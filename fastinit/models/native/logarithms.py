@@ -6,10 +6,10 @@ came from. Must not change what runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastinit.initializers import Uniform
 from fastinit.models.native.recording import Recorder
@@ -22,7 +22,7 @@ _LOGARITHMS = frozenset(
 _UNIFORM = Uniform(0, 1).law((1,))
 
 
-class Logarithms(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Logarithms:
     """Notes logarithms of uniform draws from an interval that holds 0.
 
     Seen in OLMo-core, whose A_log was the logarithm of U(0, 16): -inf once in 2^24 values. Where
@@ -33,16 +33,13 @@ class Logarithms(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
         self.remarks: list[str] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "overloadpacket", None) in _LOGARITHMS and not self._recorder.busy:
+    def __call__(self, func: Any, args: Sequence[Any]) -> None:
+        """An operator is about to read its arguments."""
+        if func.overloadpacket in _LOGARITHMS:
             self._look(args[0])
-        return func(*args, **(kwargs or {}))
 
     def _look(self, tensor: torch.Tensor) -> None:
         laws = [record.fill[0] for record in self._recorder.records(tensor) if record.fill]

@@ -56,16 +56,16 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
     meta = [name for name, place in held.items() if tensor_at(place).is_meta]
     with stand_ins(recorder, {**places, **held}, plain):
         if parameters:
-            with Logarithms(recorder) as seen:
-                told = run_native(module, recorder.enter, recorder.state)
-            told.remarks = seen.remarks
+            recorder.observer = seen = Logarithms(recorder)
+            told = run_native(module, recorder.enter, recorder.state)
+            recorder.observer, told.remarks = None, seen.remarks
         if meta:
             _compute(module, recorder, {name: held[name] for name in meta})
     plan = NativePlan([], [], [], [], told)
     for name, names in first_names(places).items() if parameters else ():
         one = recorder.of(tensor_at(places[name]))
-        steps = recorder.steps(one)
-        lacking = _lacking(recorder, one, steps)
+        steps, untouched = recorder.steps(one)
+        lacking = untouched or _unfounded(one, steps)
         if lacking:
             plan.uncovered.append(name)
         guess = told.guesses.get(id(one.tensor))
@@ -77,8 +77,8 @@ def plan_native(module: nn.Module, seed: int, *, parameters: bool = True) -> Nat
         _through(plan, recorder, name, original_names(computed, name), (part, word))
     for name, names in first_names(held).items():
         one = recorder.of(tensor_at(held[name]))
-        steps = recorder.steps(one)
-        if one.was_meta and _lacking(recorder, one, steps):
+        steps, untouched = recorder.steps(one)
+        if one.was_meta and (untouched or _unfounded(one, steps)):
             plan.unknown.append(name)
         if steps and (parameters or one.was_meta):
             plan.buffers.append(Plan(name, steps, Why("native"), names[1:]))
@@ -97,9 +97,9 @@ def _through(
     """
     by_word = dict(recorder.computed[id(place[0])])
     one = by_word[place[1]]
-    steps = recorder.steps(one)
+    steps, untouched = recorder.steps(one)
     written = {p.name for p in plan.parameters if p.steps}
-    if not steps or _lacking(recorder, one, steps) or written.intersection(originals):
+    if not steps or untouched or _unfounded(one, steps) or written.intersection(originals):
         return
     plan.parameters = [p for p in plan.parameters if p.name not in originals]
     plan.uncovered = [other for other in plan.uncovered if other not in originals]
@@ -121,10 +121,8 @@ def _compute(module: nn.Module, recorder: Recorder, meta: Places) -> None:
     compute_buffers(module, modules, lacks, recorder.enter)
 
 
-def _lacking(recorder: Recorder, one: StandIn, steps: list[Step]) -> bool:
-    """Whether part of the tensor was written by nobody, or from what nobody had written."""
-    if recorder.untouched(one):
-        return True
+def _unfounded(one: StandIn, steps: list[Step]) -> bool:
+    """Whether part of the tensor was written from what nobody had written."""
     if one.before.ran and one.was_meta:
         values = [step.what.tensor for step in steps if isinstance(step.what, Value)]
         return any(poisoned(value) for value in values)

@@ -7,8 +7,8 @@ the translation of what waits for a stand-in into steps. Must not know which cod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastinit._fill.keys import Key, close_scope, open_scope
 from fastinit._fill.laws import Words
 from fastinit._intercept.deferred import recording
-from fastinit._intercept.pending import Call, Pending, Record
+from fastinit._intercept.pending import Call, Pending, Place, Record
 from fastinit.initializers import Orthogonal, Sparse
 from fastinit.models.boxes import Box, box_of
 from fastinit.models.steps import Constant, Draw, Made, Step, Value, What, words_of
@@ -108,6 +108,7 @@ class Recorder(Pending):
         self.places: list[_Place] = []
         self.shared: dict[int, list[_Place]] = {}  # by module, but for each tensor's first
         self.computed: dict[int, list[tuple[str, StandIn]]] = {}  # by module
+        self.observer: Callable[[Any, Sequence[Any]], None] | None = None
         self._lent: list[_Place] = []
         self._plain: tuple[nn.Module, type] | None = None  # a module that lost parametrizations
         self._key = Key(seed)
@@ -156,6 +157,11 @@ class Recorder(Pending):
         while self._lent:
             held, word, found = self._lent.pop()
             held[word] = found.tensor
+
+    def observe(self, func: Any, args: Sequence[Any]) -> None:
+        """Tell the observer, if there is one, of an operator that may use what waits."""
+        if self.observer is not None:
+            self.observer(func, args)
 
     def adopt(self) -> None:
         """Write to the stand-ins what code has put in their places instead of writing to them."""
@@ -241,20 +247,22 @@ class Recorder(Pending):
             return False
         return any(record.run is found.before for record in self.records(found.memory))
 
-    def steps(self, found: StandIn) -> list[Step]:
-        """What was done to the tensor; none if nothing was."""
+    def steps(self, found: StandIn) -> tuple[list[Step], bool]:
+        """What was done to the tensor, none if nothing was; and whether part of it was never
+        written, as far as can be told without a look.
+        """
         records = self.records(found.memory)
         waits = bool(records) and records[0].run is found.before
         if (waits and len(records) == 1) or not found.memory.numel():
-            return []
+            return [], waits
         size = found.memory.numel() * found.memory.element_size()
         covered = bool(records) and (records[0].begin, records[0].end) == (0, size)
         if covered and records[0].solid:
             steps = [_step(found.memory, record) for record in records[waits:]]
             if None not in steps:
-                return [step for step in steps if step is not None]
+                return [step for step in steps if step is not None], waits
         self.flush([found.memory])
-        return [Step(Value(found.memory))]
+        return [Step(Value(found.memory))], False
 
 
 @contextmanager
@@ -293,7 +301,10 @@ def stand_ins(
                 recorder.shared.setdefault(id(module), []).append((held, word, one))
         scope = open_scope(recorder._key.seed, recorder.choose)
         try:
-            with torch.no_grad(), torch.device("cpu"), recording(recorder):
+            # Function modes cost time at each call, and only they can make another device default.
+            modes = torch._C._len_torch_function_stack() > 0
+            on_cpu = torch.device("cpu") if modes else nullcontext()
+            with torch.no_grad(), on_cpu, recording(recorder):
                 yield
                 recorder.adopt()
         finally:
@@ -319,13 +330,19 @@ def _step(whole: Tensor, record: Record) -> Step | None:
         return None
     box: Box | None = None
     all_of_it = record.solid and record.end - record.begin == whole.numel() * whole.element_size()
-    contiguous = torch.empty(place.size, device="meta").stride() == place.stride
-    if not (all_of_it and contiguous):
+    if not (all_of_it and _contiguous(place, whole)):
         box = box_of(whole.shape, place.size, place.stride, place.offset)
         if box is None:
             return None
     what = _what(record, box is None and place.size == whole.shape)
     return None if what is None else Step(what, box)
+
+
+def _contiguous(place: Place, whole: Tensor) -> bool:
+    """Whether a place has the strides of a fresh tensor, as `whole` is."""
+    if place.size == whole.shape:
+        return place.stride == whole.stride()
+    return place.stride == torch.empty(place.size, device="meta").stride()
 
 
 def _what(record: Record, same_shape: bool) -> What | None:

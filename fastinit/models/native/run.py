@@ -7,6 +7,7 @@ that the tensors it writes are stand-ins, nor what becomes of them.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -131,8 +132,16 @@ def _reset(module: nn.Module, methods: tuple[str, ...], name: str, told: Told) -
 
 
 def _takes_nothing(method: Callable[..., object]) -> bool:
+    """Whether it can be called without arguments."""
+    function = getattr(method, "__func__", None)
+    return _can_be_called(method, 0) if function is None else _can_be_called(function, 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _can_be_called(function: Callable[..., object], given: int) -> bool:
+    """Whether it needs no more than so many arguments."""
     try:
-        parameters = inspect.signature(method).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())[given:]
     except (TypeError, ValueError):
         return False
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
