@@ -1,7 +1,7 @@
 // The project's own elementary functions: logarithm, sine and cosine, normal distribution function
 // and its inverse. A libm differs from machine to machine; these consist of IEEE operations only,
 // so that their bits do not. No tables: they would cost memory traffic in a GPU thread. All
-// coefficients come from fit_math.py, which states the fitted identities.
+// coefficients come from tools/fit_math.py, which states the fitted identities.
 //
 // The errors given are bounds on what tests/math_errors.cpp measures against __float128 and long
 // double on random and structured arguments, unless they say "all" or "any"; tests/test_math.py

@@ -97,6 +97,7 @@ def build_feeder(work: Path) -> Path:
     changed = max(path.stat().st_mtime for path in sources)
     if not program.exists() or program.stat().st_mtime < changed:
         print("building the feeder", flush=True)
+        # The words are the same on every instruction set, so take the widest.
         options: list[str | Path] = ["-std=c++20", "-O3", "-march=native", "-Wno-psabi"]
         options += ["-ffp-contract=off", "-DWITH_TESTU01", f"-I{installed}/include"]
         libraries = [f"-L{installed}/lib", "-ltestu01", "-lprobdist", "-lmylib", "-lm"]
