@@ -41,12 +41,11 @@ def compile_to_ptx(folder: Path, *flags: str) -> str:
 
 def build(folder: Path, text: str, wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """The library to preload, with those kernels of `text`, PTX, whose mangled name is wanted."""
-    runtime = folder / "runtime.o"
     options = f"-Xcompiler={','.join(CXX_FLAGS)}"
-    commands = [
-        [sass.find_tool("nvcc"), options, "-c", str(HERE / "runtime.cpp"), "-o", str(runtime)]
-    ]
-    objects = [runtime]
+    commands, objects = [], []
+    for own in HERE.glob("*.cpp"):
+        objects.append(folder / own.with_suffix(".o").name)
+        commands.append([sass.find_tool("nvcc"), options, "-c", str(own), "-o", str(objects[-1])])
     for i, source in enumerate(ptx.translate(text, 6, wanted)):
         path = folder / f"kernels{i}.cpp"
         path.write_text(source)
