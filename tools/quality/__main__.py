@@ -35,7 +35,7 @@ def run_one(battery: str, streams: Iterable[str], options: argparse.Namespace) -
         if battery == "practrand":
             yield batteries.run_practrand(options.size, stream, options.seed, options.work)
         else:
-            yield batteries.run_testu01(battery, stream, options.seed, options.work)
+            yield batteries.run_testu01(battery, stream, options.seed, options.work, options.jobs)
 
 
 def short(options: argparse.Namespace) -> Iterable[Result]:
@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("streams", nargs="*", help=f"of a battery: {', '.join(ALL)}; default: all")
     parser.add_argument("--seed", type=int, default=20260101)
     parser.add_argument("--size", default="1GB", help="how much PractRand reads")
+    parser.add_argument("--jobs", type=int, default=1, help="tests of BigCrush at a time")
     parser.add_argument("--values", type=float, default=1e9, help="how many values a law is of")
     parser.add_argument(
         "--work",

@@ -82,13 +82,13 @@ inline void rows(const Inputs& in, uint64_t chunk, Chunk& words) {
   }
 }
 
-// A matrix of 2^16 columns and 2^20 rows, column after column.
+// Matrices of 2^16 columns and 2^20 rows, one after another, each column after column.
 inline void columns(const Inputs& in, uint64_t chunk, Chunk& words) {
   const KeySchedule keys(in.seed);
   for (int i = 0; i < kChunk; ++i) {
     const uint64_t n = first_word(chunk) + static_cast<uint64_t>(i);
-    const uint64_t row = n & 0xfffff, column = n >> 20;
-    const uint64_t index = row << 16 | column;
+    const uint64_t matrix = n >> 36, row = n & 0xfffff, column = n >> 20 & 0xffff;
+    const uint64_t index = matrix << 36 | row << 16 | column;
     words[i] = block_words<float>(index / 4, keys).word[index % 4];
   }
 }
@@ -236,6 +236,8 @@ class Reader {
   }
 
   bool found() const { return stream_ != nullptr; }
+
+  void skip(uint64_t chunks) { chunk_ += chunks; }
 
   const Chunk& next_chunk() {
     stream_->fill(inputs_, chunk_++, words_);
