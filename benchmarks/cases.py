@@ -114,6 +114,7 @@ def cases(size: int = 4096, square: int = 2048, model: models.Size = models.LARG
         {"std": 0.02, "a": -0.04, "b": 0.04},
         large,
         goals=(_speed(80.0),),
+        note=", std 0.02, bounds +-0.04",
     )
     orthogonal = TensorCase(
         "orthogonal_",
