@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     json = argparse.ArgumentParser(add_help=False)
     json.add_argument("--json", action="store_true", help="print JSON instead of a table")
     out = argparse.ArgumentParser(add_help=False)
-    out.add_argument("--out", metavar="FILE.png", help="write a picture (needs fastinit[plot])")
+    out.add_argument("--out", metavar="FILE.png", help="write a picture (needs matplotlib)")
 
     commands.add_parser("doctor", parents=[json], help="test this build on this machine")
     commands.add_parser("bench", parents=[json], help="time some fills beside stock torch")

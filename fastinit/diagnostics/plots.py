@@ -33,7 +33,7 @@ def require_matplotlib() -> None:
         ImportError: saying what to install.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("plot() needs matplotlib: pip install fastinit[plot]")
+        raise ImportError("plot() needs matplotlib: pip install matplotlib")
 
 
 def styled(draw: Any) -> Any:
