@@ -9,9 +9,9 @@ Power: at SIZE = 2^16 a std wrong by 4 % moves the variance by 0.08 sqrt(SIZE) /
 errors of the difference for a normal law, a mean wrong by 4 % of a std by 7. Each comparison is
 repeated with such wrong samples, and for complex numbers with the laws of stream version 1.
 
-Narrow uniforms are coarser in stock: a bfloat16 one takes 2^8 values on a grid, ours 2^24 that are
-rounded. That is below what this sees (a mean lower by 2^-9 of the range) and stands in
-docs/patch.md, as does the truncated normal of the narrow types.
+Narrow uniforms are rounded down in stock and to nearest in ours. That is below what this sees (a
+mean lower by 2^-9 of the range) and stands in docs/patch.md, as does the truncated normal of torch
+2.11.
 """
 
 from __future__ import annotations

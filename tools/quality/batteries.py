@@ -22,7 +22,7 @@ STREAMS = {
     "names": "64 words at a time of key.fold_in(name), 2^20 names of parameters in turn",
     "tree": "64 words of each leaf of a tree of keys split in two, 32 deep",
     "rows": "the first 64 elements of each row of a matrix with 2^20 columns",
-    "columns": "a matrix of 2^20 rows and 2^16 columns, column after column",
+    "columns": "matrices of 2^20 rows and 2^16 columns, column after column",
     "uniform32": "the 24 bits of each float32 of uniform_",
     "uniform32-reversed": "the same, each from its lowest bit to its highest",
     "normal32": "8 bits of the probability below each float32 of normal_",
