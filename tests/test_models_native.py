@@ -7,6 +7,9 @@ is the twin that rejects a wrong one.
 
 from __future__ import annotations
 
+import gc
+import types
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -364,3 +367,34 @@ def test_a_module_under_a_name_that_is_lost_is_a_problem_and_no_guess() -> None:
 
     with pytest.raises(ValueError, match="last is a module that is not known by that name"):
         fastinit.init_(Lost([]), seed=0)
+
+
+def test_an_own_reset_may_be_any_callable_and_keeps_no_module_alive() -> None:
+    class Resets:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __init__(self, layer: nn.Linear) -> None:
+            self.weight = layer.weight  # the stand-in takes its place in the layer alone
+
+        def __call__(self) -> None:
+            calls.append("object")
+
+    calls: list[str] = []
+    layer = nn.Linear(3, 3, bias=False)
+    layer.reset_parameters = Resets(layer)  # type: ignore[method-assign, assignment]
+    with pytest.raises(ValueError, match="no code of the model initializes weight"):
+        fastinit.init_(layer, seed=0)
+    assert calls == ["object"]
+
+    layer = nn.Linear(3, 3, bias=False)
+
+    def reset(self: nn.Linear, held: nn.Linear = layer) -> None:
+        nn.init.constant_(held.weight, 2.0)
+
+    layer.reset_parameters = types.MethodType(reset, layer)  # type: ignore[method-assign]
+    fastinit.init_(layer, seed=0)
+    assert (layer.weight == 2).all()
+    gone = weakref.ref(layer)
+    del layer, reset
+    gc.collect()
+    assert gone() is None

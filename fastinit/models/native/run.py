@@ -7,11 +7,12 @@ that the tensors it writes are stand-ins, nor what becomes of them.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FunctionType
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -132,16 +133,23 @@ def _reset(module: nn.Module, methods: tuple[str, ...], name: str, told: Told) -
 
 
 def _takes_nothing(method: Callable[..., object]) -> bool:
-    """Whether it can be called without arguments."""
+    """Whether it can be called without arguments; of a class's functions asked once."""
     function = getattr(method, "__func__", None)
-    return _can_be_called(method, 0) if function is None else _can_be_called(function, 1)
+    if not isinstance(function, FunctionType):
+        return _needs_nothing(method)
+    found = _known.get(function)
+    if found is None:
+        found = _known[function] = _needs_nothing(method)
+    return found
 
 
-@functools.lru_cache(maxsize=1024)
-def _can_be_called(function: Callable[..., object], given: int) -> bool:
-    """Whether it needs no more than so many arguments."""
+# Weak, as a function that somebody put on a module may hold the module.
+_known: WeakKeyDictionary[FunctionType, bool] = WeakKeyDictionary()
+
+
+def _needs_nothing(method: Callable[..., object]) -> bool:
     try:
-        parameters = list(inspect.signature(function).parameters.values())[given:]
+        parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):
         return False
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
