@@ -1,8 +1,8 @@
 // feed STREAM SEED NAMES: the words of a stream to standard output, without end. With a fourth
 // argument, SmallCrush, Crush or BigCrush, what a battery of TestU01 (L'Ecuyer and Simard 2007)
 // finds in them instead, one line a statistic: its p-value, a tab, its name; and the seconds of a
-// processor that this took. A fifth is the number of a test of BigCrush, which then reads 2^35
-// words that no other test does. NAMES is a file of 64-bit digests.
+// processor that this took. BigCrush takes a fifth, the number of the one test to run, on 2^35
+// words that no other test reads. NAMES is a file of 64-bit digests.
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -31,8 +31,17 @@ std::vector<uint64_t> read_names(const char* path) {
 
 quality::Reader* reader = nullptr;
 
-constexpr int kTests = 106;                                       // of BigCrush
+#if defined(WITH_TESTU01)
+constexpr int kBigCrushTests = 106;                               // of BigCrush
 constexpr uint64_t kTestChunks = (1ull << 35) / quality::kChunk;  // more than any of them reads
+
+void run_big_crush(unif01_Gen* generator, int test) {
+  int times[1 + kBigCrushTests] = {};
+  times[test] = 1;
+  reader->skip(static_cast<uint64_t>(test) * kTestChunks);
+  bbattery_RepeatBigCrush(generator, times);
+}
+#endif
 
 int run_battery(const char* name, const char* battery, int test) {
 #if defined(WITH_TESTU01)
@@ -40,18 +49,14 @@ int run_battery(const char* name, const char* battery, int test) {
   char title[64];
   snprintf(title, sizeof(title), "%s", name);
   unif01_Gen* generator = unif01_CreateExternGenBits(title, [] { return reader->next(); });
-  void (*const run)(unif01_Gen*) = strcmp(battery, "SmallCrush") == 0 ? bbattery_SmallCrush
-                                   : strcmp(battery, "Crush") == 0    ? bbattery_Crush
-                                   : strcmp(battery, "BigCrush") == 0 ? bbattery_BigCrush
-                                                                      : nullptr;
-  if (run == nullptr || test < 0 || test > kTests) return 2;
-  if (test == 0) {
-    run(generator);
+  if (strcmp(battery, "SmallCrush") == 0) {
+    bbattery_SmallCrush(generator);
+  } else if (strcmp(battery, "Crush") == 0) {
+    bbattery_Crush(generator);
+  } else if (strcmp(battery, "BigCrush") == 0 && test > 0 && test <= kBigCrushTests) {
+    run_big_crush(generator, test);
   } else {
-    int times[1 + kTests] = {};
-    times[test] = 1;
-    reader->skip(static_cast<uint64_t>(test) * kTestChunks);
-    bbattery_RepeatBigCrush(generator, times);
+    return 2;
   }
   for (int i = 0; i < bbattery_NTests; ++i) {
     printf("p\t%.17g\t%s\n", bbattery_pVal[i], bbattery_TestNames[i]);
